@@ -1,0 +1,211 @@
+"""``caption``: captions of images on standard output, or in a file."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captioner.commands.caption_outputs import Captioned, CsvOutput, JsonLinesOutput, open_output
+from captioner.commands.shell import CommandParser, guard
+from captioner.errors import CheckpointError, ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from captioner.api import Captioner
+
+STDIN = "-"
+CHECKPOINTS = Path("checkpoints")
+OPENED_TOGETHER = 16
+"""Images in memory at a time, where --batch-size does not say: a phone's photo takes 40 MB and more."""
+EXAMPLES = """\
+examples:
+  caption photo.jpg                           one image: just its caption
+  caption a.jpg b.png                         several: path<TAB>caption
+  caption photos/ --output captions.jsonl     into a file; run again to continue
+  caption photo.jpg --model me/captioner --beams 5 --candidates 3
+  cat photo.jpg | caption - --json
+
+exit status: 0 all captioned, 1 some images unreadable, 2 wrong usage or model
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Caption from the command line; returns the exit status."""
+    return guard(_run, argv)
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser("caption", "Caption images.", examples=EXAMPLES)
+    parser.usage = "caption [options] IMAGE|FOLDER|- ..."
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE|FOLDER|-", help="files, folders, or - for an image on stdin")
+    add("--model", help="export, run or Hub id (default: the newest best/ under checkpoints/)")
+    add("--beams", type=int, metavar="N", help="width of the beam, 1 for greedy (default: the model's)")
+    add("--candidates", type=int, default=1, metavar="N", help="captions an image, best first")
+    add("--batch-size", type=int, metavar="N", help=f"images captioned together (default: {OPENED_TOGETHER})")
+    add("--json", action="store_true", help="print a JSON object a line, with confidence")
+    add("--output", metavar="FILE", help="write to FILE.jsonl or FILE.csv; what is in it is skipped")
+    add(
+        "--sidecar",
+        action="store_true",
+        help="write each caption to a .txt beside its image; images with one are skipped",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+    return parser
+
+
+def _run(argv: Sequence[str]) -> int:
+    options = _parser().parse_args(argv)
+    _check_options(options)
+    output = open_output(options.output) if options.output else None
+    paths = list(find_images(options.images))
+    sidecars = name_sidecars(paths) if options.sidecar else {}
+    waiting = _leave_out_done(paths, output, sidecars)
+    if not waiting:
+        return 0
+    captioner = load_captioner(options.model, options.device)
+    single = len(paths) == 1 and not any(Path(name).is_dir() for name in options.images)
+    failed = 0
+    for result in caption_files(captioner, waiting, options):
+        if isinstance(result, ImageError):
+            failed += 1
+            print(result, file=sys.stderr)
+            continue
+        if sidecars:
+            sidecars[result.path].write_text(result.captions[0].text + "\n", encoding="utf-8")
+        if output:
+            output.write(result)
+        elif not sidecars:
+            print(_format(result, single=single, as_json=options.json), flush=True)
+    if failed and len(waiting) > 1:
+        print(f"{failed} of {len(waiting)} images could not be captioned", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if options.sidecar and STDIN in options.images:
+        raise ConfigError("--sidecar: an image from standard input has no place beside it; use --output")
+    for name in ("candidates", "beams", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: use 1 or more")
+
+
+def _leave_out_done(
+    paths: Sequence[str], output: JsonLinesOutput | CsvOutput | None, sidecars: dict[str, Path]
+) -> list[str]:
+    """The images that are still to be captioned; standard error is told how many are not."""
+
+    def is_done(path: str) -> bool:
+        if path == STDIN:  # another image every time
+            return False
+        return (output is None or path in output.done) and (not sidecars or sidecars[path].exists())
+
+    waiting = [path for path in paths if not (output or sidecars) or not is_done(path)]
+    if len(waiting) < len(paths):
+        places = [output.path if output else None, ".txt files beside them" if sidecars else None]
+        told = " and ".join(str(place) for place in places if place)
+        print(f"{len(paths) - len(waiting)} of {len(paths)} images are in {told} already", file=sys.stderr)
+    return waiting
+
+
+def name_sidecars(paths: Sequence[str]) -> dict[str, Path]:
+    """The .txt beside every image: a.txt for a.jpg, but a.jpg.txt and a.png.txt where both are there."""
+    plain = {path: Path(path).with_suffix(".txt") for path in paths}
+    full = {path: Path(f"{path}.txt") for path in paths}
+    uses = Counter([*plain.values(), *full.values()])
+    return {path: name if uses[name] == 1 else full[path] for path, name in plain.items()}
+
+
+def find_images(names: Sequence[str]) -> Iterator[str]:
+    """The images that the arguments name, those of folders in order.
+
+    A missing file among others is one unreadable image; raises ConfigError if none is there, or a folder has none.
+    """
+    from captioner.data.images import list_images
+
+    if not any(name == STDIN or Path(name).exists() for name in names):
+        raise ConfigError(f"{', '.join(names)}: no such file or folder; check the path")
+    for name in dict.fromkeys(names):
+        if name != STDIN and Path(name).is_dir():
+            found = list_images(Path(name))
+            if not found:
+                raise ConfigError(f"{name}: the folder holds no images; name one with JPEG, PNG or other image files")
+            yield from map(str, found)
+        else:
+            yield name
+
+
+def load_captioner(model: str | None, device: str) -> "Captioner":
+    """The captioner to use: the given one, else the newest export under checkpoints/, which standard error is told."""
+    from captioner.run_folder import newest_best
+
+    if model is None:
+        newest = newest_best(CHECKPOINTS)
+        if newest is None:
+            raise CheckpointError(
+                f"there is no model under {CHECKPOINTS}/: train one with `captioner train` (about two minutes), "
+                "or name one with --model"
+            )
+        print(f"model: {newest}", file=sys.stderr)
+        model = str(newest)
+
+    import torch
+
+    from captioner.api import Captioner
+
+    captioner = Captioner.from_pretrained(model)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return captioner.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}; use auto or cpu") from error
+
+
+def caption_files(captioner: "Captioner", paths: Sequence[str], options: Any) -> Iterator[Captioned | ImageError]:
+    """Caption files in batches, in their order; an unreadable one gives its error in its place."""
+    from captioner.progress import Progress
+
+    size = options.batch_size or OPENED_TOGETHER
+    remaining = iter(paths)
+    quiet = len(paths) <= size
+    with (
+        ThreadPoolExecutor() as pool,
+        Progress("captioning", total=len(paths), unit="images", enabled=not quiet) as bar,
+    ):
+        while chunk := list(islice(remaining, size)):
+            opened = list(pool.map(_open, chunk))
+            images = [image for image in opened if not isinstance(image, ImageError)]
+            found = iter(
+                captioner.caption(images, beams=options.beams, candidates=options.candidates, batch_size=size)
+                if images
+                else []
+            )
+            for path, image in zip(chunk, opened, strict=True):
+                if isinstance(image, ImageError):
+                    yield image
+                else:
+                    captions = next(found)
+                    yield Captioned(path, captions if options.candidates > 1 else [captions])
+            bar.advance(len(chunk))
+
+
+def _open(path: str) -> Any:
+    from captioner.data.images import open_image
+
+    try:
+        return open_image(sys.stdin.buffer.read() if path == STDIN else Path(path))
+    except ImageError as error:
+        return error
+
+
+def _format(result: Captioned, *, single: bool, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(result.record(), ensure_ascii=False)
+    prefix = "" if single else f"{result.path}\t"
+    return "\n".join(prefix + caption.text for caption in result.captions)

@@ -1,0 +1,208 @@
+"""``python train.py`` and ``captioner train``: from a preset to an evaluated export."""
+
+import random
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captioner.commands.settings_arguments import ExtraFlags, parse_settings
+from captioner.commands.shell import guard
+from captioner.errors import CheckpointError
+from captioner.settings import Settings
+
+if TYPE_CHECKING:
+    from captioner.build import Resources
+    from captioner.tasks.captioning import CaptioningTask
+
+DESCRIPTION = "Train a captioner: prepares the data, trains the tokenizer, caches features, trains, evaluates, exports."
+EXAMPLES = (
+    "",
+    "flickr8k --data.root FOLDER",
+    "flickr30k-clip --trainer.epochs 20 --optim.lr 2e-4",
+    "flickr30k-clip --resume checkpoints/flickr30k-clip",
+)
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    presets: Mapping[str, Settings] | None = None,
+    prog: str = "captioner train",
+) -> int:
+    """Train from the command line; returns the exit status."""
+    return guard(lambda arguments: _train(arguments, presets, prog), argv)
+
+
+def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: str) -> int:
+    from captioner.presets import PRESETS
+    from captioner.run_folder import read_settings, run_of
+
+    extra = ExtraFlags()
+    extra.add_argument("--resume", metavar="PATH", help="go on with this run, or from this step of it")
+    preset, settings, flags = parse_settings(
+        argv,
+        presets=presets or PRESETS,
+        prog=prog,
+        description=DESCRIPTION,
+        examples=EXAMPLES,
+        extra=extra,
+        base=_resumed_settings,
+    )
+    resume = Path(flags.resume) if flags.resume else None
+    if resume:  # the run's own, whatever was named
+        preset, _ = read_settings(run_of(resume))
+    if not settings.trainer.run:
+        settings = replace(settings, trainer=replace(settings.trainer, run=preset))
+    return Training(settings, preset=preset, prog=prog).run(resume)
+
+
+def _resumed_settings(flags: Any) -> Settings | None:
+    """A resumed run's own settings, over which the command line's go."""
+    from captioner.run_folder import read_settings, run_of
+
+    if not flags.resume:
+        return None
+    run = run_of(Path(flags.resume))
+    _, settings = read_settings(run)
+    return replace(settings, trainer=replace(settings.trainer, run=run.name, folder=str(run.parent), overwrite=False))
+
+
+class Training:
+    """One training run, from its settings to its evaluated export."""
+
+    def __init__(self, settings: Settings, *, preset: str, prog: str) -> None:
+        self.settings, self.preset, self.prog = settings, preset, prog
+        self.folder = Path(settings.trainer.folder) / settings.trainer.run
+        self.best = self.folder / "best"
+
+    def run(self, resume: Path | None) -> int:
+        from captioner.build import build_task, gather_resources
+        from captioner.run_folder import check_free
+        from captioner.training.checkpoint import find_checkpoint, load_module_state, read_tensors
+        from captioner.training.loop import InterruptedTrainingError, build_accelerator
+
+        found = find_checkpoint(resume) if resume else None
+        if not resume and not self.settings.trainer.overwrite:
+            check_free(self.folder)
+        accelerator = build_accelerator(self.settings)
+        seed_everything(self.settings.trainer.seed)
+        resources = gather_resources(self.settings, tokenizer_path=self.folder / "tokenizer.json" if resume else None)
+        task = build_task(self.settings, resources, rank=accelerator.process_index, processes=accelerator.num_processes)
+        if not resume:  # only now, when all that the new run needs is there, the old one may go
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if found:  # settings that do not fit the weights are refused before they are recorded
+            load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
+        self._record(resources)
+        self._announce(task, resources, accelerator)
+        try:
+            self._fit(task, resources, accelerator, found)
+        except InterruptedTrainingError as stopped:
+            _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
+            return 130 if stopped.signal == 2 else 0
+        return self._finish(resources) if accelerator.is_main_process else 0
+
+    def _record(self, resources: "Resources") -> None:
+        from captioner.run_folder import write_settings
+
+        write_settings(self.folder, self.settings, preset=self.preset)
+        resources.tokenizer.save(self.folder / "tokenizer.json")
+
+    def _announce(self, task: "CaptioningTask", resources: "Resources", accelerator: Any) -> None:
+        dataset, trainer = resources.dataset, self.settings.trainer
+        pairs = sum(map(len, dataset["train"]["captions"]))
+        parameters = sum(parameter.numel() for parameter in task.module.parameters() if parameter.requires_grad)
+        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+        _say(
+            f"Training {self.folder} on {len(dataset['train']):,} images with {pairs:,} captions: "
+            f"{parameters / 1e6:.2f} M trained parameters, {trainer.epochs} epochs of {task.batches_per_epoch()} "
+            f"batches (padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
+        )
+
+    def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
+        from captioner.settings import settings_to_dict
+        from captioner.training.loop import fit
+        from captioner.training.tracking import open_trackers
+
+        trackers = open_trackers(
+            self.settings.tracking,
+            run=self.folder,
+            config=settings_to_dict(self.settings),
+            resume_step=found[1]["step"] if found else 0,
+        )
+        try:
+            fit(
+                task,
+                self.settings,
+                accelerator=accelerator,
+                run=self.folder,
+                trackers=trackers,
+                on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
+                resume=found,
+            )
+        finally:
+            trackers.close()
+
+    def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
+        from captioner.api import Captioner
+        from captioner.models.captioner import CaptionerModel
+        from captioner.publish import export
+
+        module = getattr(task.module, "module", task.module)
+        encoder = module.encoder or resources.encoder
+        model = CaptionerModel(encoder, module.projection, module.decoder)
+        export(Captioner(model, resources.tokenizer, resources.processor, self.settings, metrics), self.best)
+
+    def _finish(self, resources: "Resources") -> int:
+        """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
+        from captioner.api import Captioner
+        from captioner.commands.evaluate import format_evaluation
+        from captioner.publish import export, push
+        from captioner.scoring import evaluate_captioner
+
+        if not self.best.exists():
+            raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
+        captioner = Captioner.from_pretrained(self.best)
+        for split in (name for name, rows in resources.dataset.items() if name.startswith("test") and len(rows)):
+            evaluation = evaluate_captioner(captioner, resources.dataset, split)
+            captioner.metrics[split] = evaluation.summary()
+            print(format_evaluation(evaluation))
+        export(captioner, self.best)
+        self._show_caption(captioner, resources)
+        if self.settings.hub.repo_id:
+            address = push(self.best, self.settings.hub.repo_id, private=self.settings.hub.private)
+            print(f"Uploaded to {address}")
+        return 0
+
+    def _show_caption(self, captioner: Any, resources: "Resources") -> None:
+        from captioner.data.encoded_images import EncodedImages
+
+        split = next(name for name in ("test", "validation") if len(resources.dataset[name]))
+        image = EncodedImages(resources.dataset[split])[0]
+        path = self.folder / Path(resources.dataset[split][0]["image_id"]).name
+        path.write_bytes(image)
+        print(f"\nA held-out picture, {path}:\n  {captioner.caption(image).text}")
+        print(
+            f"\nThe best model is in {self.best}. Next:\n"
+            f"  caption {path}\n"
+            f"  caption photos/ --model {self.best} --output captions.jsonl\n"
+            f"  captioner evaluate {self.best} --split test --examples examples.png\n"
+            f"  captioner push {self.best} me/captioner\n"
+            f"  {self.prog} --help"
+        )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""From files on disk or on the Hub to batches of tensors."""

@@ -1,0 +1,80 @@
+"""Views of an image: itself, its mirror image, random crops; the same ones at every call and on every machine."""
+
+import hashlib
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from captioner.data.images import open_image
+
+CROP_SCALE = (0.6, 1.0)
+"""Smallest and largest share of the image's area that a crop keeps."""
+CROP_RATIO = (3 / 4, 4 / 3)
+"""Narrowest and widest change of a crop's width to height against the image's."""
+
+
+def make_view(image: Image.Image, *, image_id: str, view: int) -> Image.Image:
+    """View 0 is the image, 1 its mirror image, from 2 on a crop that only image_id and view decide, mirrored or not.
+
+    The crop is Inception's (Szegedy et al. 2015, section 6) with a larger least area, so that captions stay true.
+    """
+    if view == 0:
+        return image
+    if view == 1:
+        return ImageOps.mirror(image)
+    chance = random.Random(hashlib.sha256(f"{image_id}\n{view}".encode()).digest())
+    area = chance.uniform(*CROP_SCALE)
+    ratio = math.exp(chance.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+    width = max(1, round(image.width * min(1.0, math.sqrt(area * ratio))))
+    height = max(1, round(image.height * min(1.0, math.sqrt(area / ratio))))
+    left, top = chance.randint(0, image.width - width), chance.randint(0, image.height - height)
+    crop = image.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(crop) if chance.random() < 0.5 else crop
+
+
+class ViewLoader:
+    """Opens, turns into views and processes images in threads, some batches ahead of the encoder.
+
+    Threads suffice: Pillow and NumPy release the interpreter's lock, and none of torch's threads are used.
+    """
+
+    def __init__(self, process: Callable[[list[Image.Image]], Tensor], *, workers: int) -> None:
+        """process: RGB images -> pixels [images, 3, height, width]."""
+        self._process = process
+        self._workers = max(1, workers)
+
+    def load(
+        self, read: Callable[[int], tuple[str, bytes]], batches: Sequence[range], *, views: int
+    ) -> Iterator[Tensor]:
+        """Yield for every batch of rows its pixels [images * views, 3, height, width], the views of an image together.
+
+        Args:
+            read: row -> image_id and encoded bytes.
+            batches: rows of each batch.
+            views: number of views of each image.
+
+        Raises ImageError with the image_id of an image that cannot be read.
+        """
+        with ThreadPoolExecutor(self._workers) as pool:
+            waiting: deque[Future[Tensor]] = deque()
+            try:
+                for rows in batches:
+                    waiting.append(pool.submit(self._load_batch, [read(row) for row in rows], views))
+                    if len(waiting) > self._workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _load_batch(self, sources: list[tuple[str, bytes]], views: int) -> Tensor:
+        images = []
+        for image_id, data in sources:
+            image = open_image(data, name=image_id)
+            images += [make_view(image, image_id=image_id, view=view) for view in range(views)]
+        return self._process(images)

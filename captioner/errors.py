@@ -1,0 +1,37 @@
+"""What can go wrong, as types. Every message is one line that names the thing and the remedy.
+
+CaptionerError
+├── ConfigError       a setting is wrong, or settings do not fit each other
+├── DataError         a dataset, caption file or tokenizer is missing, torn or malformed
+│   └── ImageError    one image cannot be read
+├── CheckpointError   a run, checkpoint or export is missing, torn or of another version
+└── HubError          the Hugging Face Hub could not be reached or refused
+"""
+
+
+class CaptionerError(Exception):
+    """Base of every error that captioner raises on purpose."""
+
+
+class ConfigError(CaptionerError):
+    """One or more settings are wrong; ``problems`` lists them all."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+class DataError(CaptionerError):
+    """A dataset, caption file or tokenizer is missing, torn or malformed."""
+
+
+class ImageError(DataError):
+    """One image cannot be read."""
+
+
+class CheckpointError(CaptionerError):
+    """A run, checkpoint or export is missing, torn or of another version."""
+
+
+class HubError(CaptionerError):
+    """The Hugging Face Hub could not be reached, or refused."""

@@ -1,0 +1,1 @@
+"""How good captions are: pure functions from predictions and references to numbers."""

@@ -1,0 +1,31 @@
+"""From a run to the world: the export of its best model, and the push to the Hugging Face Hub."""
+
+from pathlib import Path
+
+from captioner.api import Captioner
+from captioner.errors import HubError
+from captioner.training.checkpoint import write_folder
+
+
+def export(captioner: Captioner, folder: Path) -> None:
+    """Write a captioner's export to ``folder``, whole or not at all; an older one is replaced."""
+    write_folder(folder, captioner.save_pretrained)
+
+
+def push(folder: Path, repo_id: str, *, private: bool = True) -> str:
+    """Upload an export to the Hub; returns the address of its commit.
+
+    Args:
+        folder: an export, or a run whose ``best/`` is one.
+        repo_id: a repository such as ``me/captioner``; created where it is missing.
+        private: whether a created repository is private.
+
+    Raises:
+        CheckpointError: there is no whole export.
+        HubError: the Hub could not be reached, or refused the token or the name; the message says how to try again.
+    """
+    captioner = Captioner.from_pretrained(folder)
+    try:
+        return captioner.push_to_hub(repo_id, private=private)
+    except HubError as error:
+        raise HubError(f"{error}; the export is safe, try again with `captioner push {folder} {repo_id}`") from error

@@ -1,0 +1,89 @@
+"""A run's folder: its settings and where they came from, its checkpoints, and the export of its best model."""
+
+import importlib.metadata
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import captioner
+from captioner.errors import CheckpointError, ConfigError
+from captioner.settings import Settings, settings_from_dict, settings_to_dict
+from captioner.training.checkpoint import list_checkpoints, names_step, write_text
+
+SETTINGS, BEST = "settings.json", "best"
+RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors")
+
+
+def write_settings(run: Path, settings: Settings, *, preset: str) -> None:
+    """Record a run's settings, the versions, the git commit and the command line in ``settings.json``.
+
+    Raises OSError, for example when the disk is full, with an earlier settings.json untouched.
+    """
+    content = {
+        "preset": preset,
+        "settings": settings_to_dict(settings),
+        "captioner_version": captioner.__version__,
+        "versions": {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
+        "commit": _git_commit(),
+        "command": shlex.join(sys.argv),
+    }
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / SETTINGS, json.dumps(content, indent=2) + "\n")
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree, with "+changes" where it has uncommitted ones; None where it is not under git."""
+    folder = Path(captioner.__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails in a virtual environment inside another repository
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def read_settings(run: Path) -> tuple[str, Settings]:
+    """A run's preset and settings.
+
+    Raises CheckpointError if its settings.json is missing, torn or of another version.
+    """
+    path = run / SETTINGS
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content["preset"], settings_from_dict(content["settings"])
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(
+            f"{run} is not a run: it has no {SETTINGS}; name a folder like checkpoints/scenes"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path} is damaged or of another version ({error}); train anew") from error
+
+
+def run_of(path: Path) -> Path:
+    """The run that a run, a step or an export of a run names."""
+    if path.name in ("", ".."):  # as in --resume .
+        path = path.resolve()
+    return path.parent if path.name == BEST or names_step(path) else path
+
+
+def check_free(run: Path) -> None:
+    """Raise ConfigError if a run of this name exists already."""
+    if (run / BEST).exists() or list_checkpoints(run):
+        raise ConfigError(
+            f"{run} holds a run already: go on with --resume {run}, start another with --trainer.run NAME, "
+            "or replace it with --trainer.overwrite"
+        )
+
+
+def newest_best(folder: Path) -> Path | None:
+    """The newest export of a run under ``folder``, if there is one."""
+    found = [path for path in folder.glob(f"*/{BEST}") if (path / "config.json").exists()]
+    return max(found, key=lambda path: (path / "config.json").stat().st_mtime, default=None)

@@ -1,0 +1,54 @@
+"""The Task protocol: all that the training loop knows of what it trains."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one batch gives."""
+
+    loss: Tensor
+    """A scalar to minimise."""
+    report: Mapping[str, float]
+    """Counts that the loop sums up, such as pairs and tokens."""
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """The validation metric that decides which checkpoint is best."""
+
+    metric: str
+    direction: Literal["max", "min"]
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether ``value`` beats ``best``; anything but NaN beats None."""
+        if best is None:
+            return not math.isnan(value)
+        return value > best if self.direction == "max" else value < best
+
+
+class Task(Protocol):
+    """A model, its batches, its loss and its validation."""
+
+    module: nn.Module
+    monitor: Monitor
+
+    def batches_per_epoch(self) -> int:
+        """Number of batches of a training epoch."""
+
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[Any]:
+        """The training batches of an epoch from number ``start`` on, the same ones whenever asked."""
+
+    def loss(self, batch: Any) -> StepOutput:
+        """The loss of one batch, on the module's device."""
+
+    def describe(self, batch: Any) -> str:
+        """Which examples a batch holds, for an error message."""
+
+    def validate(self) -> dict[str, Any]:
+        """Metrics on the validation split, the monitored one among them, and ``samples``: captions to look at."""

@@ -1,0 +1,101 @@
+"""Captioning: cross-entropy on every image-caption pair; validation by loss and CIDEr of greedy captions."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
+from captioner.data.tokenizer import CaptionTokenizer
+from captioner.decoding import SpecialTokens, generate
+from captioner.evaluation.caption_metrics import cider
+from captioner.losses import caption_cross_entropy
+from captioner.settings import DecodingSettings, TaskSettings
+from captioner.tasks.base import Monitor, StepOutput
+
+SAMPLES = 4
+
+
+class CaptioningTask:
+    """Trains a CaptionerModel; see ``captioner.tasks.base.Task``."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        train: CaptionBatches,
+        validation: CaptionBatches,
+        references: Sequence[Sequence[str]],
+        image_ids: Sequence[str],
+        tokenizer: CaptionTokenizer,
+        settings: TaskSettings,
+        decoding: DecodingSettings,
+    ) -> None:
+        """A task over prepared batches.
+
+        Args:
+            module: the network.
+            train: batches of the training split.
+            validation: batches of the validation split, in its order.
+            references: the validation captions of every image.
+            image_ids: names of the training images, for messages.
+            tokenizer: for turning tokens into text.
+            settings: label smoothing.
+            decoding: how captions are generated; validation decodes greedily, which ranks models alike and costs less.
+        """
+        self.module, self.settings = module, settings
+        self.monitor = Monitor("CIDEr", "max")
+        self._train, self._validation = train, validation
+        self._references, self._image_ids, self._tokenizer = references, image_ids, tokenizer
+        self._special = SpecialTokens(tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.unknown_id)
+        self._decoding = replace(decoding, beams=1)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def batches_per_epoch(self) -> int:
+        return len(self._train)
+
+    def padding_share(self) -> float:
+        """Share of the first epoch's token places that hold padding."""
+        return self._train.padding_share(0)
+
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[CaptionBatch]:
+        return self._train.batches(epoch, start=start)
+
+    def loss(self, batch: CaptionBatch) -> StepOutput:
+        batch = batch.to(self._device)
+        logits = self.module(batch.images, batch.tokens, positions=batch.positions, segments=batch.segments)
+        loss = caption_cross_entropy(logits, batch.targets, label_smoothing=self.settings.label_smoothing)
+        tokens = int((batch.targets != IGNORED).sum())
+        return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens})
+
+    def describe(self, batch: CaptionBatch) -> str:
+        names = [self._image_ids[row] for row in batch.rows]
+        return f"images {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, Any]:
+        """Loss without smoothing, perplexity, CIDEr of greedy captions, and a few samples."""
+        model = getattr(self.module, "module", self.module)  # decoding goes past the data-parallel wrapper
+        total, tokens, captions = 0.0, 0, []
+        for batch in self._validation.batches(0):
+            batch = batch.to(self._device)
+            count = int((batch.targets != IGNORED).sum())
+            memory = model.remember(batch.images)
+            logits = model.decoder(batch.tokens, memory, positions=batch.positions, segments=batch.segments)
+            total += float(caption_cross_entropy(logits, batch.targets)) * count
+            tokens += count
+            hypotheses = generate(model.decoder, memory, self._decoding, self._special)
+            captions += [self._tokenizer.decode(best[0].tokens) for best in hypotheses]
+        loss = total / tokens
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 50.0)),
+            "CIDEr": cider(captions, self._references),
+            "samples": captions[:SAMPLES],
+        }

@@ -1,0 +1,1 @@
+"""The training loop and what it keeps; nothing here knows of images or captions."""

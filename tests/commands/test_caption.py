@@ -1,0 +1,248 @@
+"""`caption` as it is typed: what comes on standard output, what on standard error, and the exit status."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from captioner import Captioner
+from captioner.commands import caption
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Three images in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(["a.png", "b.jpg", "c.webp"]):
+        Image.new("RGB", (20, 16), (90 * number, 10, 60)).save(name)
+    return tmp_path
+
+
+@pytest.fixture
+def run(export, folder, capsys):
+    """Type ``caption …`` with the tiny captioner; gives the status and the lines of output and error."""
+
+    def run(*words: str) -> tuple[int, list[str], list[str]]:
+        status = caption.main([*words, "--model", str(export)])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def texts(export, folder) -> dict[str, str]:
+    """What the captioner says of the three images."""
+    captioner = Captioner.from_pretrained(export)
+    return {name: captioner.caption(name).text for name in ("a.png", "b.jpg", "c.webp")}
+
+
+def lines_of(texts: dict[str, str], *names: str) -> list[str]:
+    return [f"{name}\t{texts[name]}" for name in names]
+
+
+def records(path: str) -> list[dict]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def test_one_image_gives_its_bare_caption(run, texts):
+    assert run("a.png") == (0, [texts["a.png"]], [])
+
+
+def test_several_images_give_path_and_caption(run, texts):
+    assert run("c.webp", "a.png", "c.webp") == (0, lines_of(texts, "c.webp", "a.png"), [])
+
+
+def test_a_folder_is_captioned_in_order(run, texts, folder):
+    (folder / "notes.txt").write_text("")
+    assert run(".") == (0, lines_of(texts, "a.png", "b.jpg", "c.webp"), [])
+
+
+def test_a_folder_of_one_image_still_gives_its_path(run, texts, folder):
+    (folder / "one").mkdir()
+    shutil.copy("a.png", "one")
+    assert run("one") == (0, [f"one/a.png\t{texts['a.png']}"], [])
+
+
+def test_standard_input(run, texts, monkeypatch):
+    data = io.BytesIO(Path("b.jpg").read_bytes())
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=data))
+    assert run("-") == (0, [texts["b.jpg"]], [])
+
+
+def test_json_has_the_confidence_and_candidates(run, texts):
+    status, output, errors = run("a.png", "--json", "--candidates", "2")
+    record = json.loads(output[0])
+    assert (status, errors, len(output)) == (0, [], 1)
+    assert record["path"] == "a.png"
+    assert record["candidates"][0] == {"caption": record["caption"], "confidence": record["confidence"]}
+    assert len(record["candidates"]) == 2
+    assert 0 <= record["confidence"] <= 1
+
+
+def test_candidates_are_a_line_each(run, texts):
+    status, output, _ = run("a.png", "b.jpg", "--candidates", "2")
+    assert status == 0
+    assert [line.split("\t")[0] for line in output] == ["a.png", "a.png", "b.jpg", "b.jpg"]
+    assert output[0] == f"a.png\t{texts['a.png']}"
+
+
+def test_jsonl_output_goes_on_where_it_stopped(run, texts):
+    assert run("a.png", "--output", "out.jsonl") == (0, [], [])
+    (line,) = Path("out.jsonl").read_text().splitlines()
+    Path("out.jsonl").write_text(line + '\n{"path": "b.jpg", "capt')
+    assert run(".", "--output", "out.jsonl") == (0, [], ["1 of 3 images are in out.jsonl already"])
+    assert {record["path"]: record["caption"] for record in records("out.jsonl")} == texts
+    assert len(records("out.jsonl")) == 3
+    assert run(".", "--output", "out.jsonl") == (0, [], ["3 of 3 images are in out.jsonl already"])
+
+
+def test_a_jsonl_line_that_lacks_only_its_end_is_written_again(run, texts):
+    Path("out.jsonl").write_text('{"path": "a.png", "caption": "x", "confidence": 0.5}')
+    assert run("a.png", "b.jpg", "--output", "out.jsonl")[0] == 0
+    assert [record["caption"] for record in records("out.jsonl")] == [texts["a.png"], texts["b.jpg"]]
+
+
+def test_csv_output_goes_on_where_it_stopped(run, texts):
+    assert run("a.png", "--output", "out.csv", "--candidates", "2") == (0, [], [])
+    with open("out.csv", "a") as file:
+        file.write('b.jpg,"A to')
+    assert run(".", "--output", "out.csv") == (0, [], ["1 of 3 images are in out.csv already"])
+    with open("out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"]: row["caption"] for row in rows} == texts
+    assert len(rows) == 3
+
+
+def test_a_csv_header_that_was_cut_off(run):
+    Path("out.csv").write_text("path,cap")
+    assert run("a.png", "--output", "out.csv")[0] == 0
+    assert Path("out.csv").read_text().splitlines()[0] == "path,caption,confidence"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("out.txt", None, "--output out.txt: the name must end in .jsonl or .csv"),
+        ("no/out.csv", None, "--output no/out.csv: there is no folder no; make it first"),
+        ("out.jsonl", "shopping\nlist\n", "out.jsonl line 1 is not a caption record; write to another file"),
+        ("out.csv", "image,text\n", "out.csv has other columns than path, caption, confidence; write to another file"),
+        ("out.csv", "notes", "out.csv has other columns than path, caption, confidence; write to another file"),
+    ],
+)
+def test_what_is_no_output_file_is_left_alone(run, folder, name, content, message):
+    if content:
+        Path(name).write_text(content)
+    assert run("a.png", "--output", name) == (2, [], [f"error: {message}"])
+    assert not content or Path(name).read_text() == content
+
+
+def test_sidecars(run, texts, folder):
+    shutil.copy("a.png", "a.bmp.png")
+    Image.open("a.png").save("a.bmp")
+    Path("c.txt").write_text("my own words")
+    assert run(".", "--sidecar") == (0, [], ["1 of 5 images are in .txt files beside them already"])
+    assert Path("b.txt").read_text(encoding="utf-8") == texts["b.jpg"] + "\n"
+    assert Path("c.txt").read_text() == "my own words"
+    assert Path("a.png.txt").read_text(encoding="utf-8") == texts["a.png"] + "\n"
+    assert Path("a.bmp.txt").exists()
+    assert Path("a.bmp.png.txt").exists()
+    assert not Path("a.txt").exists()
+
+
+def test_unreadable_images_are_named_and_the_others_captioned(run, texts, folder):
+    Path("text.jpg").write_text("I am a text")
+    whole = Path("b.jpg").read_bytes()
+    Path("torn.jpg").write_bytes(whole[: len(whole) // 2])
+    status, output, errors = run("text.jpg", "a.png", "torn.jpg", "gone.png", "b.jpg")
+    assert status == 1
+    assert output == lines_of(texts, "a.png", "b.jpg")
+    assert [line.split(":")[0] for line in errors[:3]] == ["text.jpg", "torn.jpg", "gone.png"]
+    assert errors[3:] == ["3 of 5 images could not be captioned"]
+
+
+def test_only_unreadable_images(run, folder):
+    Path("text.jpg").write_text("I am a text")
+    assert run("text.jpg") == (1, [], ["text.jpg: is not an image in a known format; convert it to JPEG or PNG"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gone.jpg"], "gone.jpg: no such file or folder; check the path"),
+        (["empty"], "empty: the folder holds no images; name one with JPEG, PNG or other image files"),
+        (["a.png", "--beams", "0"], "--beams 0: use 1 or more"),
+        (["a.png", "--candidates", "3", "--beams", "2"], "2 beams cannot give 3 candidates; use beams=3 or more"),
+        (["a.png", "--batch-size", "few"], "--batch-size: invalid int value: 'few'; see caption --help"),
+        (["-", "--sidecar"], "--sidecar: an image from standard input has no place beside it; use --output"),
+        ([], "the following arguments are required: IMAGE|FOLDER|-; see caption --help"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, folder, words, message):
+    (folder / "empty").mkdir()
+    assert run(*words) == (2, [], [f"error: {message}"])
+
+
+def test_a_device_that_is_not_there(run, folder):
+    status, output, (line,) = run("a.png", "--device", "toaster")
+    assert (status, output) == (2, [])
+    assert line.startswith("error: --device toaster: ")
+    assert line.endswith("use auto or cpu")
+
+
+def test_without_a_model_the_newest_is_taken(export, texts, folder, capsys):
+    for number, name in enumerate(["old", "new"]):
+        shutil.copytree(export, folder / "checkpoints" / name / "best")
+        os.utime(folder / "checkpoints" / name / "best" / "config.json", (number, number))
+    assert caption.main(["a.png"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == texts["a.png"] + "\n"
+    assert captured.err == f"model: {Path('checkpoints/new/best')}\n"
+
+
+def test_without_any_model_it_is_told_how_to_get_one(folder, told):
+    assert caption.main(["a.png"]) == 2
+    line = told()
+    assert line.startswith("error: there is no model under checkpoints/: train one with `captioner train`")
+    assert "--model" in line
+
+
+def write_odd_images() -> list[str]:
+    image = Image.new("RGB", (20, 16), (200, 30, 60))
+    image.convert("CMYK").save("cmyk.jpg")
+    Image.fromarray(numpy.full((16, 20), 40000, dtype=numpy.uint16)).save("deep.png")
+    image.quantize(4).save("palette.gif")
+    image.save("animated.gif", save_all=True, append_images=[Image.new("RGB", (20, 16))])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image.save("turned.jpg", exif=turned)
+    return ["cmyk.jpg", "deep.png", "palette.gif", "animated.gif", "turned.jpg"]
+
+
+def test_odd_kinds_of_images_are_simply_captioned(run, folder):
+    names = write_odd_images()
+    status, output, errors = run(*names)
+    assert (status, errors) == (0, [])
+    assert [line.split("\t")[0] for line in output] == names
+    assert all(line.split("\t")[1] for line in output)
+
+
+def test_help_fits_a_screen_and_shows_examples(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        caption.main(["--help"])
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert lines.index("examples:") > 0
+    assert sum(line.startswith("  caption ") for line in lines) >= 3

@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from captioner.models.decoder import TransformerDecoder, causal_segment_mask
+from captioner.settings import DecoderSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VOCABULARY = 11
+SETTINGS = DecoderSettings(width=16, layers=2, heads=4, feedforward=2, dropout=0.0, max_length=9)
+POSITIONS = ("learned", "rotary")
+
+
+def make_decoder(**changes):
+    torch.manual_seed(0)
+    decoder = TransformerDecoder(replace(SETTINGS, **changes), vocabulary_size=VOCABULARY).eval()
+    for parameter in decoder.parameters():  # nothing may hide behind a zero bias
+        torch.nn.init.normal_(parameter, std=0.3)
+    return decoder
+
+
+def make_inputs(*, images=3, length=7, patches=5):
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, VOCABULARY, (images, length), generator=generator)
+    return tokens, torch.randn(images, patches, SETTINGS.width, generator=generator)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_steps_with_a_cache_give_the_logits_of_the_whole_caption(positions, beams):
+    decoder = make_decoder(positions=positions)
+    tokens, memory = make_inputs(images=2 * beams)
+    memory = memory[:2]
+    expected = decoder(tokens, memory.repeat_interleave(beams, dim=0))
+    cache = decoder.start(memory, beams=beams, max_length=9)
+    steps = [decoder.step(tokens[:, place], cache) for place in range(tokens.shape[1])]
+    torch.testing.assert_close(torch.stack(steps, dim=1), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_beam_goes_on_from_the_beam_it_is_told(positions):
+    """Images 0 and 2 stay, with two beams each; the beams of 0 change places, those of 2 both go on from its first."""
+    decoder = make_decoder(positions=positions)
+    tokens, memory = make_inputs(images=6)
+    memory = memory[:3]
+    cache = decoder.start(memory, beams=2, max_length=9)
+    for place in range(3):
+        decoder.step(tokens[:, place], cache)
+    rows = torch.tensor([1, 0, 4, 4])
+    cache.select(torch.tensor([0, 2]), rows)
+    last = torch.tensor([3, 4, 5, 6])
+    whole = torch.cat([tokens[rows, :3], last[:, None]], dim=1)
+    expected = decoder(whole, memory[[0, 0, 2, 2]])[:, -1]
+    torch.testing.assert_close(decoder.step(last, cache), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_later_token_leaves_earlier_logits_unchanged(positions):
+    decoder = make_decoder(positions=positions)
+    tokens, memory = make_inputs()
+    before = decoder(tokens, memory)
+    changed = tokens.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % VOCABULARY
+    after = decoder(changed, memory)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.isclose(before[:, 4:], after[:, 4:]).all(dim=-1).any()
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_order_of_earlier_tokens_matters(positions):
+    decoder = make_decoder(positions=positions)
+    _, memory = make_inputs(images=1)
+    forth, back = (decoder(torch.tensor([tokens]), memory)[:, -1] for tokens in ([0, 1, 2, 3], [0, 2, 1, 3]))
+    assert not torch.allclose(forth, back, atol=1e-3)
+
+
+def test_every_image_token_reaches_every_logit():
+    decoder = make_decoder()
+    tokens, memory = make_inputs(images=1)
+    memory.requires_grad_()
+    for place in range(tokens.shape[1]):
+        (gradient,) = torch.autograd.grad(decoder(tokens, memory)[0, place].sum(), memory)
+        assert (gradient.abs().sum(dim=-1) > 0).all()
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_packed_captions_have_the_logits_of_captions_alone(positions):
+    decoder = make_decoder(positions=positions)
+    tokens, memory = make_inputs(images=1, length=9)
+    lengths = [4, 2, 3]
+    places = torch.tensor([[place for length in lengths for place in range(length)]])
+    segments = torch.tensor([[caption for caption, length in enumerate(lengths) for _ in range(length)]])
+    packed = decoder(tokens, memory, positions=places, segments=segments)
+    alone = [decoder(part, memory) for part in tokens.split(lengths, dim=1)]
+    torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=0, atol=1e-6)
+
+
+def test_a_token_sees_itself_and_the_earlier_ones_of_its_own_caption():
+    mask = causal_segment_mask(torch.tensor([[0, 0, 1, 1, -1]]))
+    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+    assert mask.int().tolist() == [[expected]]
+
+
+def test_tied_embeddings_are_one_tensor():
+    tied, free = make_decoder(), make_decoder(tie_embeddings=False)
+    assert tied.output.weight is tied.token_embedding.weight
+    counts = [sum(parameter.numel() for parameter in decoder.parameters()) for decoder in (tied, free)]
+    assert counts[1] - counts[0] == VOCABULARY * SETTINGS.width
+    tokens, memory = make_inputs()
+    (gradient,) = torch.autograd.grad(tied(tokens, memory).logsumexp(-1).sum(), tied.token_embedding.weight)
+    assert (gradient.abs().sum(dim=-1) > 0).all()  # through the output layer also for tokens that do not occur
+
+
+def test_learned_positions_end_at_the_longest_caption_and_rotary_ones_do_not():
+    _, memory = make_inputs()
+    with pytest.raises(AssertionError, match="10"):
+        make_decoder().start(memory, beams=1, max_length=10)
+    make_decoder(positions="rotary").start(memory, beams=1, max_length=10)
+
+
+def test_dropout_works_in_training_only():
+    decoder = make_decoder(dropout=0.5)
+    tokens, memory = make_inputs()
+    assert torch.equal(decoder(tokens, memory), decoder(tokens, memory))
+    decoder.train()
+    assert not torch.allclose(decoder(tokens, memory), decoder(tokens, memory))
+
+
+def test_new_weights_give_nearly_even_probabilities_however_deep():
+    """As section 2.3 of Radford et al. 2019 wants it: depth does not blow up the residual stream."""
+    torch.manual_seed(0)
+    decoder = TransformerDecoder(replace(SETTINGS, layers=24), vocabulary_size=VOCABULARY).eval()
+    tokens, memory = make_inputs()
+    assert decoder(tokens, memory).softmax(-1).max() < 0.2

@@ -1,0 +1,211 @@
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captioner.data.batches import CaptionBatches
+from captioner.data.tokenizer import CaptionTokenizer
+from captioner.models.captioner import CaptionerModel
+from captioner.models.decoder import TransformerDecoder
+from captioner.models.projections import build_projection
+from captioner.settings import (
+    DecoderSettings,
+    DecodingSettings,
+    OptimSettings,
+    ScheduleSettings,
+    Settings,
+    TaskSettings,
+    TokenizerSettings,
+    TrainerSettings,
+)
+from captioner.tasks.base import Monitor
+from captioner.tasks.captioning import CaptioningTask
+from captioner.training.loop import build_accelerator, fit
+from captioner.training.tracking import Trackers
+
+CAPTIONS = [
+    *("a red dog runs on grass", "two cats sleep near a fire", "a man rides his bike downhill"),
+    *("children play in the snow", "a boat lies at anchor", "an old woman sells fruit"),
+    *("a girl jumps into the pool", "nobody sits on the bench"),
+]
+PATCHES, WIDTH = 3, 8
+
+
+@dataclass
+class Parts:
+    tokenizer: CaptionTokenizer
+    features: Tensor
+    """[images, patches, width]"""
+
+    def batches(self, **options) -> CaptionBatches:
+        tokens = [[self.tokenizer.encode(caption)] for caption in CAPTIONS]
+        special = {"start": self.tokenizer.start_id, "end": self.tokenizer.end_id, "max_length": 32}
+        options = {"batch_images": 4, **options}
+        return CaptionBatches(tokens, lambda rows, views: self.features[rows], **special, **options)
+
+    def task(self, *, label_smoothing=0.0, dropout=0.0, image_ids=None) -> CaptioningTask:
+        torch.manual_seed(0)
+        projection = build_projection("linear", input_width=WIDTH, output_width=32, dropout=dropout)
+        settings = DecoderSettings(width=32, layers=1, heads=2, feedforward=2, dropout=dropout, max_length=32)
+        decoder = TransformerDecoder(settings, vocabulary_size=len(self.tokenizer))
+        return CaptioningTask(
+            CaptionerModel(None, projection, decoder),
+            train=self.batches(),
+            validation=self.batches(shuffle=False),
+            references=[[caption] for caption in CAPTIONS],
+            image_ids=image_ids or [f"{row}.jpg" for row in range(len(CAPTIONS))],
+            tokenizer=self.tokenizer,
+            settings=TaskSettings(label_smoothing=label_smoothing),
+            decoding=DecodingSettings(beams=3, max_length=20, no_repeat_ngram=0),
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks as small as these lose by a second thread on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    tokenizer = CaptionTokenizer.train(CAPTIONS, TokenizerSettings(vocabulary_size=400))
+    generator = torch.Generator().manual_seed(0)
+    return Parts(tokenizer, torch.randn(len(CAPTIONS), PATCHES, WIDTH, generator=generator))
+
+
+def test_overfits_eight_examples(parts, tmp_path):
+    task = parts.task()
+    settings = Settings(
+        optim=OptimSettings(lr=1e-2, weight_decay=0.0),
+        schedule=ScheduleSettings(warmup=0.1),
+        trainer=TrainerSettings(epochs=50, validate_every=50, precision="fp32", device="cpu", log_every=1000),
+    )
+    before = task.validate()
+    best = []
+    fit(
+        task,
+        settings,
+        accelerator=build_accelerator(settings),
+        run=tmp_path,
+        trackers=Trackers([]),
+        on_best=best.append,
+    )
+    [metrics] = best
+    assert before["loss"] > 5
+    assert metrics["loss"] < 0.05
+    assert before["CIDEr"] < 0.1
+    assert metrics["CIDEr"] == pytest.approx(10.0)  # greedy captions are the references, word for word
+    assert metrics["samples"] == [caption.capitalize() for caption in CAPTIONS[:4]]
+
+
+def test_loss_is_the_mean_over_all_tokens_of_the_batch(parts):
+    task = parts.task()
+    batch = next(task.batches(0))
+    output = task.loss(batch)
+    losses: list[float] = []
+    for row, image in enumerate(batch.rows):  # one image, one caption at a time, without padding
+        tokens = parts.tokenizer.encode(CAPTIONS[image])
+        memory = task.module.remember(batch.images[row : row + 1])
+        logits = task.module.decoder(torch.tensor([[parts.tokenizer.start_id, *tokens]]), memory)
+        targets = torch.tensor([*tokens, parts.tokenizer.end_id])
+        losses += nn.functional.cross_entropy(logits[0], targets, reduction="none").tolist()
+    assert output.report == {"pairs": 4, "tokens": len(losses)}
+    assert output.loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_label_smoothing_is_for_training_only(parts):
+    plain, smooth = parts.task(), parts.task(label_smoothing=0.2)
+    batch = next(plain.batches(0))
+    assert smooth.loss(batch).loss.item() != plain.loss(batch).loss.item()
+    assert smooth.validate()["loss"] == plain.validate()["loss"]
+
+
+def test_validation_scores_every_image_once_in_order(parts):
+    task = parts.task()
+    metrics = task.validate()
+    assert set(metrics) == {"loss", "perplexity", "CIDEr", "samples"}
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
+    total = tokens = 0.0
+    for batch in parts.batches(shuffle=False).batches(0):
+        output = task.loss(batch)
+        total += float(output.loss.detach()) * output.report["tokens"]
+        tokens += output.report["tokens"]
+    assert metrics["loss"] == pytest.approx(total / tokens)
+
+
+def test_validation_draws_nothing_and_keeps_no_graph(parts):
+    task = parts.task(dropout=0.5)
+    task.module.eval()
+    state = torch.get_rng_state()
+    first = task.validate()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert task.validate() == first
+    assert all(parameter.grad is None for parameter in task.module.parameters())
+    task.module.train()
+    task.loss(next(task.batches(0))).loss.backward()  # what validation left in memory does not disturb a gradient
+
+
+def test_batches_go_on_from_any_place(parts):
+    task = parts.task()
+    rows = [batch.rows for batch in task.batches(3)]
+    assert len(rows) == task.batches_per_epoch() == 2
+    assert sorted(row for batch in rows for row in batch) == list(range(8))
+    assert [batch.rows for batch in task.batches(3, start=1)] == rows[1:]
+    assert list(task.batches(3, start=2)) == []
+    assert 0 <= task.padding_share() < 0.5
+
+
+def test_batch_is_described_by_its_images(parts):
+    task = parts.task()
+    batch = next(parts.batches(batch_images=3, shuffle=False).batches(0))
+    assert task.describe(batch) == "images 0.jpg, 1.jpg, 2.jpg"
+
+    many = parts.task(image_ids=[f"{row}.png" for row in range(8)])
+    everything = next(parts.batches(batch_images=8, shuffle=False).batches(0))
+    assert many.describe(everything).endswith("6.png, 7.png")
+    ten = type(everything)(**{**vars(everything), "rows": (*range(8), 0, 1)})
+    assert many.describe(ten) == f"images {', '.join(f'{row}.png' for row in range(8))} and 2 more"
+
+
+def test_data_parallel_wrapper_is_passed_for_decoding(parts):
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, *arguments, **options):
+            return self.module(*arguments, **options)
+
+    task = parts.task()
+    expected = task.validate()
+    task.module = Wrapper(task.module)
+    assert task.validate() == expected
+    assert task.loss(next(task.batches(0))).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("direction", "value", "best", "improves"),
+    [
+        ("max", 0.5, None, True),
+        ("max", 0.6, 0.5, True),
+        ("max", 0.5, 0.5, False),
+        ("max", 0.4, 0.5, False),
+        ("min", 0.4, 0.5, True),
+        ("min", 0.5, 0.5, False),
+        ("min", 0.6, 0.5, False),
+        ("max", math.nan, None, False),
+        ("min", math.nan, 0.5, False),
+    ],
+)
+def test_monitor(direction, value, best, improves):
+    assert Monitor("score", direction).improves(value, best) is improves
+
+
+def test_captioning_is_monitored_by_cider(parts):
+    assert parts.task().monitor == Monitor("CIDEr", "max")

@@ -1,0 +1,150 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import captioner
+from captioner.errors import CheckpointError, ConfigError
+from captioner.run_folder import check_free, newest_best, read_settings, run_of, write_settings
+from captioner.settings import Settings, settings_to_dict
+from captioner.training import checkpoint
+
+SETTINGS = replace(Settings(), optim=replace(Settings().optim, lr=0.25, betas=(0.5, 0.75)))
+
+
+def test_settings_come_back_with_where_they_came_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "tiny preset", "--optim.lr", "0.25"])
+    write_settings(tmp_path / "runs" / "a", SETTINGS, preset="tiny")
+    assert read_settings(tmp_path / "runs" / "a") == ("tiny", SETTINGS)
+    content = json.loads((tmp_path / "runs" / "a" / "settings.json").read_text())
+    assert set(content) == {"preset", "settings", "captioner_version", "versions", "commit", "command"}
+    assert content["command"] == "train.py 'tiny preset' --optim.lr 0.25"
+    assert content["captioner_version"] == captioner.__version__
+    assert {"torch", "transformers"} <= set(content["versions"])
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def recorded_commit(tmp_path, monkeypatch, package):
+    package.mkdir(exist_ok=True)
+    (package / "__init__.py").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(captioner, "__file__", str(package / "__init__.py"))
+        write_settings(tmp_path / "run", SETTINGS, preset="tiny")
+    return json.loads((tmp_path / "run" / "settings.json").read_text())["commit"]
+
+
+def test_commit_says_whether_the_source_was_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    package = tmp_path / "source" / "captioner"
+    package.parent.mkdir()
+    assert recorded_commit(tmp_path, monkeypatch, package) is None  # no repository
+    git(package.parent, "init", "-q")
+    assert recorded_commit(tmp_path, monkeypatch, package) is None  # another project's, as around a virtual environment
+    git(package.parent, "add", ".")
+    git(package.parent, "commit", "-q", "-m", "first")
+    commit = git(package.parent, "rev-parse", "HEAD")
+    assert recorded_commit(tmp_path, monkeypatch, package) == commit
+    (package / "__init__.py").write_text("changed = True\n")
+    assert recorded_commit(tmp_path, monkeypatch, package) == f"{commit}+changes"
+    monkeypatch.setenv("PATH", "")
+    assert recorded_commit(tmp_path, monkeypatch, package) is None  # no git
+
+
+def test_full_disk_leaves_the_settings_as_they_were(tmp_path, monkeypatch):
+    write_settings(tmp_path, SETTINGS, preset="tiny")
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_settings(tmp_path, Settings(), preset="other")
+    assert read_settings(tmp_path) == ("tiny", SETTINGS)
+
+
+def test_folder_without_settings_is_no_run(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "nowhere", tmp_path, tmp_path / "file"):
+        with pytest.raises(CheckpointError, match=rf"{path} is not a run: it has no settings.json; name a folder like"):
+            read_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"preset": "tiny",', "Expecting property name"),
+        ("[]", "list indices"),
+        ('{"preset": "tiny"}', "'settings'"),
+        ('{"preset": "tiny", "settings": 3}', "items"),
+        ('{"preset": "tiny", "settings": {"optim": {"learning": 1}}}', r"optim\.learning: no such setting"),
+    ],
+)
+def test_settings_of_another_shape(tmp_path, text, reason):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(CheckpointError, match=f"settings.json is damaged or of another version .*{reason}.*train anew"):
+        read_settings(tmp_path)
+
+
+def test_settings_of_an_earlier_version_take_defaults_for_new_ones(tmp_path):
+    settings = settings_to_dict(SETTINGS)
+    del settings["export"], settings["optim"]["clip_norm"]
+    (tmp_path / "settings.json").write_text(json.dumps({"preset": "tiny", "settings": settings}))
+    assert read_settings(tmp_path) == ("tiny", SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("path", "run"),
+    [
+        ("checkpoints/a", "checkpoints/a"),
+        ("checkpoints/a/", "checkpoints/a"),
+        ("checkpoints/a/step-00001200", "checkpoints/a"),
+        ("checkpoints/a/best", "checkpoints/a"),
+        ("checkpoints/step-by-step", "checkpoints/step-by-step"),
+    ],
+)
+def test_run_of_a_path(path, run):
+    assert run_of(Path(path)) == Path(run)
+
+
+def test_run_of_the_folder_one_is_in(tmp_path, monkeypatch):
+    step = tmp_path / "a" / "step-00001200"
+    step.mkdir(parents=True)
+    for folder in (step.parent, step):
+        monkeypatch.chdir(folder)
+        assert run_of(Path()) == tmp_path / "a"
+    assert run_of(Path("..")) == tmp_path / "a"
+
+
+@pytest.mark.parametrize("name", ["best", "step-00000001"])
+def test_existing_run_is_not_overwritten_by_accident(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "metrics.jsonl").touch()
+    check_free(tmp_path / "a")  # nothing that could be lost
+    (tmp_path / "a" / name).mkdir()
+    with pytest.raises(ConfigError) as error:
+        check_free(tmp_path / "a")
+    assert str(error.value) == (
+        f"{tmp_path}/a holds a run already: go on with --resume {tmp_path}/a, start another with --trainer.run NAME, "
+        "or replace it with --trainer.overwrite"
+    )
+
+
+def test_newest_best(tmp_path):
+    assert newest_best(tmp_path) is None
+    for age, run in enumerate(("a", "c", "b")):
+        folder = tmp_path / run / "best"
+        folder.mkdir(parents=True)
+        if run != "b":  # an export that is not whole
+            (folder / "config.json").touch()
+            os.utime(folder / "config.json", (age, age))
+    assert newest_best(tmp_path) == tmp_path / "c" / "best"

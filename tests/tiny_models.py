@@ -1,0 +1,36 @@
+"""Captioners in small, with random weights."""
+
+import torch
+
+from captioner.api import Captioner
+from captioner.build import build_model
+from captioner.data.tokenizer import CaptionTokenizer
+from captioner.models.encoders import load_encoder
+from captioner.models.image_processors import load_processor
+from captioner.settings import Settings
+
+TINY_ENCODERS = {
+    "resnet": {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 12],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    },
+    "vit": {
+        "model_type": "vit",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 8,
+    },
+}
+
+
+def make_captioner(settings: Settings, tokenizer: CaptionTokenizer, *, seed: int = 0) -> Captioner:
+    """A captioner with random weights that are the same for the same seed."""
+    torch.manual_seed(seed)
+    encoder, processor = load_encoder(settings.encoder), load_processor(settings.encoder)
+    model = build_model(settings, encoder=encoder, vocabulary_size=len(tokenizer))
+    return Captioner(model, tokenizer, processor, settings)

@@ -1,0 +1,337 @@
+import errno
+import json
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from captioner.errors import CheckpointError
+from captioner.training import checkpoint
+
+FILES = (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Write a small checkpoint of a step."""
+
+    def save(step):
+        return checkpoint.save_checkpoint(
+            tmp_path,
+            step=step,
+            model={"weight": torch.arange(6.0).view(2, 3) + step},
+            optimizer={"weight/exp_avg": torch.full((2, 3), float(step))},
+            state={"epoch": 1, "random": checkpoint.random_state()},
+        )
+
+    return save
+
+
+def seal(folder, **changes):
+    """Change a state.json as a writer would, with its sums right."""
+    content = {**json.loads((folder / checkpoint.STATE).read_text()), **changes}
+    content["files"] = {name: checkpoint.checksum(folder / name) for name in FILES[:2]}
+    content["checksum"] = checkpoint._content_checksum(content)
+    (folder / checkpoint.STATE).write_text(json.dumps(content))
+
+
+def test_save_and_read(save, tmp_path):
+    folder = save(1200)
+    assert folder == tmp_path / "step-00001200"
+    assert {path.name for path in folder.iterdir()} == set(FILES)
+    state = checkpoint.read_state(folder)
+    assert (state["format"], state["step"], state["epoch"]) == (1, 1200, 1)
+    assert checkpoint.read_tensors(folder, "model")["weight"].tolist() == [[1200, 1201, 1202], [1203, 1204, 1205]]
+    assert checkpoint.read_tensors(folder, "optimizer")["weight/exp_avg"].eq(1200).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00001200"]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip_bit, Path.unlink, replace_by_folder])
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_checkpoint_is_recognised_and_the_one_before_is_used(save, tmp_path, caplog, name, damage):
+    before, newest = save(1), save(2)
+    damage(newest / name)
+    with pytest.raises(CheckpointError, match=r"step-00000002 is (damaged|not a whole checkpoint) .*earlier one$") as e:
+        checkpoint.read_state(newest)
+    assert "\n" not in str(e.value)
+    assert checkpoint.find_checkpoint(tmp_path)[0] == before
+    assert "step-00000002" in caplog.text
+    with pytest.raises(CheckpointError):  # asked for by name, it is not replaced by another
+        checkpoint.find_checkpoint(newest)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", '"step"', "{}", '{"format": 1}', '{"format": 1, "files": 3}', "\0"]
+)
+def test_state_of_another_shape_is_no_checkpoint(save, text):
+    folder = save(1)
+    (folder / checkpoint.STATE).write_text(text)
+    with pytest.raises(CheckpointError, match="step-00000001 is not a whole checkpoint"):
+        checkpoint.read_state(folder)
+
+
+def test_flipped_digit_of_the_state_is_recognised(save):
+    folder = save(1)
+    text = (folder / checkpoint.STATE).read_text()
+    (folder / checkpoint.STATE).write_text(text.replace('"epoch": 1', '"epoch": 3'))
+    with pytest.raises(CheckpointError, match=r"step-00000001 is damaged \(state.json\); resume from an earlier one"):
+        checkpoint.read_state(folder)
+
+
+def test_other_format_is_named(save, tmp_path):
+    folder = save(1)
+    seal(folder, format=2, files=None)
+    message = r"step-00000001 has checkpoint format 2, this captioner reads 1; resume it with the version named in"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.find_checkpoint(folder)
+    with pytest.raises(CheckpointError, match="holds no whole checkpoint to resume"):
+        checkpoint.find_checkpoint(tmp_path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pickles_are_never_opened(save, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pickle, "loads", lambda *a, **o: pytest.fail("unpickled"))
+    monkeypatch.setattr(torch, "load", lambda *a, **o: pytest.fail("unpickled"))
+    folder = save(1)
+    (folder / name).write_bytes(pickle.dumps(Bomb()))
+    if name != checkpoint.STATE:
+        seal(folder)  # by someone who knows the sums
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read .*; resume from an earlier checkpoint"):
+            checkpoint.read_tensors(checkpoint.find_checkpoint(tmp_path)[0], name.removesuffix(".safetensors"))
+    else:
+        with pytest.raises(CheckpointError, match="holds no whole checkpoint"):
+            checkpoint.find_checkpoint(tmp_path)
+    torch.save({"weight": torch.zeros(1)}, folder / "pytorch_model.bin")  # nor is anything else looked at
+    assert not Path("exploded").exists()
+
+
+def test_find_names_what_is_missing(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere is not a run folder; name a folder like checkpoints/scenes"):
+        checkpoint.find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"step-00000007 is not a whole checkpoint"):
+        checkpoint.find_checkpoint(tmp_path / "step-00000007")
+    with pytest.raises(
+        CheckpointError, match=r"holds no whole checkpoint to resume; name a run's folder, or train anew"
+    ):
+        checkpoint.find_checkpoint(tmp_path)
+
+
+def test_checkpoints_are_listed_by_step(save, tmp_path):
+    for step in (123_456_789, 20, 3):
+        save(step)
+    for name in ("step-5", "step-00000004.old", ".step-00000009.writing", "best"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-00000011").write_text("a file")
+    assert [folder.name for folder in checkpoint.list_checkpoints(tmp_path)] == [
+        *("step-00000003", "step-00000020", "step-123456789")
+    ]
+
+
+def test_prune_keeps_the_newest(save, tmp_path):
+    folders = [save(step) for step in (1, 2, 3)]
+    (tmp_path / "best").mkdir()
+    checkpoint.prune_checkpoints(tmp_path, keep=2, last=3)
+    assert checkpoint.list_checkpoints(tmp_path) == folders[1:]
+    assert (tmp_path / "best").exists()
+
+
+def test_prune_removes_nothing_while_none_of_the_kept_is_whole(save, tmp_path, caplog):
+    folders = [save(step) for step in (1, 2, 3)]
+    for folder in folders[1:]:
+        flip_bit(folder / checkpoint.MODEL)
+    checkpoint.prune_checkpoints(tmp_path, keep=2, last=3)
+    assert checkpoint.list_checkpoints(tmp_path) == folders
+    assert checkpoint.find_checkpoint(tmp_path)[0] == folders[0]
+    assert "step-00000003 is damaged" in caplog.text
+
+
+def test_prune_counts_from_the_step_that_the_run_is_at(save, tmp_path):
+    folders = [save(step) for step in (1, 2, 3, 4)]
+    checkpoint.prune_checkpoints(tmp_path, keep=1, last=2)
+    assert checkpoint.list_checkpoints(tmp_path) == folders[1:2]
+
+
+def test_written_folder_replaces_the_old_one_whole(tmp_path):
+    for text in ("old", "new"):
+        checkpoint.write_folder(tmp_path / "best", lambda folder, text=text: (folder / "a").write_text(text))
+    assert (tmp_path / "best" / "a").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_failed_writing_leaves_the_old_folder(tmp_path, error):
+    checkpoint.write_folder(tmp_path / "best", lambda folder: (folder / "a").write_text("old"))
+
+    def fail(folder):
+        (folder / "a").write_text("new")
+        raise error
+
+    with pytest.raises(type(error)):
+        checkpoint.write_folder(tmp_path / "best", fail)
+    assert (tmp_path / "best" / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_failed_renaming_brings_the_old_folder_back(tmp_path, monkeypatch):
+    checkpoint.write_folder(tmp_path / "best", lambda folder: (folder / "a").write_text("old"))
+    rename = Path.rename
+
+    def fail_for_the_new_one(path, target):
+        if path.name.endswith(".writing"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.write_folder(tmp_path / "best", lambda folder: (folder / "a").write_text("new"))
+    assert (tmp_path / "best" / "a").read_text() == "old"
+
+
+def test_folder_that_a_kill_left_half_renamed_is_brought_back(tmp_path):
+    checkpoint.write_folder(tmp_path / "best", lambda folder: (folder / "a").write_text("old"))
+    (tmp_path / "best").rename(tmp_path / ".best.retired")
+    (tmp_path / ".best.writing").mkdir()
+
+    def fail(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write_folder(tmp_path / "best", fail)
+    assert (tmp_path / "best" / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_failed_text_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "settings.json"
+    checkpoint.write_text(path, "old")
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write_text(path, "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def make_tied():
+    module = nn.ModuleDict(
+        {"embedding": nn.Embedding(3, 2), "output": nn.Linear(2, 3, bias=False), "norm": nn.BatchNorm1d(2)}
+    )
+    module["output"].weight = module["embedding"].weight
+    return module
+
+
+def test_tied_weights_are_stored_once_and_tied_when_loaded(tmp_path):
+    module, other = make_tied(), make_tied()
+    module["norm"].num_batches_tracked += 7
+    tensors = checkpoint.module_state(module)
+    assert sorted(tensors) == [
+        "embedding.weight",
+        *(f"norm.{name}" for name in ("bias", "num_batches_tracked", "running_mean", "running_var", "weight")),
+    ]
+    checkpoint.load_module_state(other, tensors, origin=tmp_path)
+    assert other["output"].weight is other["embedding"].weight
+    assert torch.equal(other["output"].weight, module["output"].weight)
+    assert other["norm"].num_batches_tracked == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"embedding.weight": torch.zeros(4, 2)},
+            r"run: 1 weights do not fit the settings \(first: embedding.weight\)",
+        ),
+        ({"encoder.weight": torch.zeros(1)}, r"run: 1 weights do not fit the settings \(first: encoder.weight\)"),
+    ],
+)
+def test_weights_of_other_settings(change, message):
+    module = make_tied()
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load_module_state(module, {**checkpoint.module_state(module), **change}, origin=Path("run"))
+
+
+def test_optimizer_of_other_settings():
+    module = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW([{"params": [module.weight], "names": ["weight"]}])
+    tensors = {"bias/exp_avg": torch.zeros(1)}
+    with pytest.raises(
+        CheckpointError, match=r"^run: 'bias' is not trained by these settings; resume with the run's own$"
+    ):
+        checkpoint.load_optimizer_state(optimizer, tensors, origin=Path("run"))
+
+
+def test_optimizer_state_comes_back():
+    def make():
+        module = nn.Linear(2, 1)
+        return module, torch.optim.AdamW([{"params": [module.weight, module.bias], "names": ["weight", "bias"]}])
+
+    (module, optimizer), (_, other) = make(), make()
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    tensors = checkpoint.optimizer_state(optimizer)
+    assert sorted(tensors) == [
+        f"{name}/{key}" for name in ("bias", "weight") for key in ("exp_avg", "exp_avg_sq", "step")
+    ]
+    checkpoint.load_optimizer_state(other, tensors, origin=Path("run"))
+    torch.testing.assert_close(other.state_dict()["state"], optimizer.state_dict()["state"], rtol=0, atol=0)
+
+
+def draw():
+    return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()
+
+
+def test_random_state_survives_json():
+    random.gauss(0, 1), np.random.randn()  # each keeps a second number back
+    state = json.loads(json.dumps(checkpoint.random_state()))
+    first = draw()
+    checkpoint.load_random_state(state)
+    assert draw() == first
+
+
+def test_random_state_is_preserved_also_through_an_error():
+    state = checkpoint.random_state()
+    first = draw()
+    checkpoint.load_random_state(state)
+    with pytest.raises(ValueError, match="drawn"), checkpoint.preserved_random_state():  # noqa: PT012
+        draw()
+        raise ValueError("drawn")
+    assert draw() == first
+
+
+def test_saving_a_step_again_replaces_it(save, tmp_path):
+    save(1)
+    shutil.copytree(save(1), tmp_path / ".step-00000001.retired")
+    assert checkpoint.read_state(save(1))["step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

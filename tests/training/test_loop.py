@@ -1,0 +1,385 @@
+"""The loop on the smallest task there is: a line through points."""
+
+import errno
+import json
+import os
+import random
+import signal
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from captioner.errors import CaptionerError, ConfigError
+from captioner.settings import OptimSettings, ScheduleSettings, Settings, TrainerSettings
+from captioner.tasks.base import Monitor, StepOutput
+from captioner.training import checkpoint
+from captioner.training.loop import build_accelerator, fit, resolve_precision
+from captioner.training.signals import InterruptedTrainingError, caught_signals
+from captioner.training.tracking import Trackers
+
+BATCHES = 5
+
+
+class LineTask:
+    """Five batches of points an epoch; validation says what ``scores`` holds, in turn."""
+
+    def __init__(self, scores=(), direction="max"):
+        torch.manual_seed(0)
+        self.module = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5))
+        self.monitor = Monitor("score", direction)
+        self.scores, self.validations, self.seen = list(scores), 0, []
+
+    def batches_per_epoch(self):
+        return BATCHES
+
+    def batches(self, epoch, *, start=0):
+        return iter([(epoch, number) for number in range(BATCHES)][start:])
+
+    def loss(self, batch):
+        self.seen.append(batch)
+        points = torch.tensor([[batch[1] / 10 + batch[0]], [1.0]])
+        return StepOutput((self.module(points) - 2 * points).square().mean(), {"points": 2})
+
+    def describe(self, batch):
+        return f"points of batch {batch[1]}"
+
+    def validate(self):
+        assert not self.module.training
+        self.validations += 1
+        return {"score": self.scores.pop(0) if self.scores else 0.0, "samples": ["a line"]}
+
+
+class Lines:
+    """A tracker that keeps what it is given."""
+
+    def __init__(self):
+        self.lines = []
+
+    def log(self, step, metrics):
+        self.lines.append({"step": step, **metrics})
+
+    def close(self):
+        """Nothing is pending."""
+
+
+def make_settings(**trainer):
+    defaults = {"epochs": 2, "precision": "fp32", "device": "cpu", "log_every": 2}
+    return Settings(
+        optim=OptimSettings(lr=0.1),
+        schedule=ScheduleSettings(warmup=0.2),
+        trainer=TrainerSettings(**{**defaults, **trainer}),
+    )
+
+
+def train(task, run, settings=None, *, resume=None, on_best=lambda metrics: None, tracker=None):
+    settings = settings or make_settings()
+    return fit(
+        task,
+        settings,
+        accelerator=build_accelerator(settings),
+        run=run,
+        trackers=Trackers([tracker or Lines()]),
+        on_best=on_best,
+        resume=checkpoint.find_checkpoint(resume) if resume else None,
+    )
+
+
+def steps_saved(run):
+    return [int(folder.name.removeprefix("step-")) for folder in checkpoint.list_checkpoints(run)]
+
+
+def test_steps_equal_a_plain_loop_with_groups_cut_at_the_end_of_the_epoch(tmp_path):
+    task, settings = LineTask(), make_settings(gradient_accumulation=2)
+    state = train(task, tmp_path, settings)
+    assert (state.step, state.epoch, state.position) == (6, 2, 0)
+
+    plain = LineTask()
+    optimizer = torch.optim.AdamW(
+        [{"params": [plain.module[0].weight], "weight_decay": 0.05}, {"params": [plain.module[0].bias]}],
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+        fused=True,
+    )
+    groups = [[(epoch, number) for number in numbers] for epoch in (0, 1) for numbers in ((0, 1), (2, 3), (4,))]
+    # Warm-up over 1.2 of 6 steps, then half a cosine.
+    decay = [0.5 * (1 + np.cos(np.pi * (step - 1.2) / 4.8)) for step in range(2, 6)]
+    for group, factor in zip(groups, [1 / 2.2, 2 / 2.2, *decay], strict=True):
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = 0.1 * factor
+        sum(plain.loss(batch).loss / len(group) for batch in group).backward()
+        torch.nn.utils.clip_grad_norm_(plain.module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert task.seen == plain.seen
+    torch.testing.assert_close(task.module.state_dict(), plain.module.state_dict(), rtol=1e-6, atol=1e-7)
+
+
+def test_lines_are_means_over_the_steps_since_the_last_one(tmp_path):
+    tracker = Lines()
+    train(LineTask(), tmp_path, make_settings(epochs=1, gradient_accumulation=2, log_every=2), tracker=tracker)
+    training, validation = tracker.lines
+    assert (training["step"], training["train/points"]) == (2, 4.0)
+    assert set(training) == {*("step", "epoch", "learning_rate", "train/loss", "train/points", "train/gradient_norm")}
+    assert validation == {"step": 3, "epoch": 1, "validation/score": 0.0, "validation/samples": ["a line"]}
+
+
+def test_max_steps_in_an_epoch_still_validates_exports_and_saves(tmp_path):
+    task, best = LineTask(scores=[1.0, 2.0]), []
+    settings = make_settings(max_steps=7, epochs=3)
+    state = train(task, tmp_path, settings, on_best=best.append)
+    assert (state.step, state.epoch, state.position) == (7, 1, 2)
+    assert [metrics["step"] for metrics in best] == [5, 7]
+    assert steps_saved(tmp_path) == [5, 7]
+
+    more = LineTask()
+    assert (
+        train(more, tmp_path, replace(settings, trainer=replace(settings.trainer, max_steps=0)), resume=tmp_path).step
+        == 15
+    )
+    assert more.seen[0] == (1, 2)
+
+
+def test_validates_every_so_many_epochs_and_at_the_end(tmp_path):
+    task = LineTask()
+    state = train(task, tmp_path, make_settings(epochs=3, validate_every=2))
+    assert (task.validations, state.validated) == (2, 15)
+    assert steps_saved(tmp_path) == [10, 15]
+
+
+@pytest.mark.parametrize(
+    ("direction", "scores", "best_steps", "best"),
+    [
+        ("max", [1.0, 0.5, 3.0, 3.0], [5, 15], 3.0),
+        ("min", [1.0, 0.5, 3.0, 0.5], [5, 10], 0.5),
+        ("max", [float("nan"), 0.5, float("nan"), 0.4], [10], 0.5),
+    ],
+)
+def test_best_is_by_the_monitor(tmp_path, direction, scores, best_steps, best):
+    exported = []
+    state = train(LineTask(scores, direction), tmp_path, make_settings(epochs=4), on_best=exported.append)
+    assert [metrics["step"] for metrics in exported] == best_steps
+    assert (state.best, state.best_step) == (best, best_steps[-1])
+    assert exported[-1] == {"step": best_steps[-1], "epoch": best_steps[-1] // 5, "score": best, "samples": ["a line"]}
+
+
+def test_resumed_run_remembers_its_best(tmp_path):
+    train(LineTask([2.0]), tmp_path, make_settings(epochs=1))
+    exported = []
+    state = train(LineTask([1.0]), tmp_path, make_settings(epochs=2), resume=tmp_path, on_best=exported.append)
+    assert (exported, state.best, state.best_step) == ([], 2.0, 5)
+
+
+def test_validation_does_not_change_what_is_learnt(tmp_path):
+    class Drawing(LineTask):
+        def validate(self):
+            random.random(), np.random.rand(), torch.rand(3)
+            return super().validate()
+
+    often, seldom = Drawing(), LineTask()
+    torch.manual_seed(1)
+    train(often, tmp_path / "often", make_settings(epochs=2, validate_every=1))
+    torch.manual_seed(1)
+    train(seldom, tmp_path / "seldom", make_settings(epochs=2, validate_every=2))
+    assert (often.validations, seldom.validations) == (2, 1)
+    assert all(map(torch.equal, often.module.parameters(), seldom.module.parameters()))
+
+
+def test_keeps_one_checkpoint(tmp_path):
+    train(LineTask(), tmp_path, make_settings(epochs=3, keep=1))
+    assert steps_saved(tmp_path) == [15]
+
+
+def test_resuming_an_earlier_step_gives_up_the_later_ones_once_something_new_is_saved(tmp_path):
+    train(LineTask(), tmp_path, make_settings(epochs=4, keep=4))
+    settings = make_settings(epochs=4, keep=1)
+
+    class Failing(LineTask):
+        def loss(self, batch):
+            if batch == (2, 1):
+                raise SystemError("power cut")
+            return super().loss(batch)
+
+    with pytest.raises(SystemError):
+        train(Failing(), tmp_path, make_settings(epochs=4, keep=4), resume=tmp_path / "step-00000010")
+    assert steps_saved(tmp_path) == [5, 10, 15, 20]
+    train(LineTask(), tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path / "step-00000010")
+    assert steps_saved(tmp_path) == [15]
+    assert train(LineTask(), tmp_path, settings, resume=tmp_path).step == 20
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SafetensorError("No space left")])
+def test_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path, monkeypatch, caplog, error):
+    save_file = checkpoint.save_file
+
+    def fill_disk(tensors, path):
+        save_file(tensors, path)
+        if path.parent.name == ".step-00000010.writing" and path.name == checkpoint.OPTIMIZER:
+            raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", fill_disk)
+    seen = []
+    state = train(
+        LineTask([1.0, 2.0, 3.0]),
+        tmp_path,
+        make_settings(epochs=3, keep=1),
+        on_best=lambda metrics: seen.append([folder.name for folder in checkpoint.list_checkpoints(tmp_path)]),
+    )
+    assert "no checkpoint at step 10: " in caplog.text
+    assert "No space left" in caplog.text
+    assert "training goes on" in caplog.text
+    assert seen == [[], ["step-00000005"], ["step-00000005"]]
+    assert state.step == 15
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000015"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
+def test_failed_export_is_made_up_for_by_the_next_model_that_beats_the_exported_one(tmp_path, caplog, error):
+    exported, errors = [], [None, error, None]
+
+    def on_best(metrics):
+        if error := errors.pop(0):
+            raise error
+        exported.append(metrics["score"])
+
+    state = train(LineTask([1.0, 3.0, 2.0]), tmp_path, make_settings(epochs=3), on_best=on_best)
+    assert "the best model so far is not exported: No space left" in caplog.text
+    assert (exported, state.best) == ([1.0, 2.0], 2.0)
+
+
+def test_interrupt_on_a_full_disk_says_that_nothing_was_saved(tmp_path, monkeypatch):
+    def fill_disk(tensors, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Interrupted(LineTask):
+        def loss(self, batch):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(batch)
+
+    monkeypatch.setattr(checkpoint, "save_file", fill_disk)
+    with pytest.raises(InterruptedTrainingError, match=r"^stopped by SIGTERM; its newest state could not be saved$"):
+        train(Interrupted(), tmp_path)
+
+
+class Diverging(LineTask):
+    """The loss, or only its gradient, is infinite or no number in one batch."""
+
+    def __init__(self, at, fault):
+        super().__init__()
+        self.at, self.fault = at, fault
+
+    def loss(self, batch):
+        output = super().loss(batch)
+        return replace(output, loss=self.fault(output.loss)) if batch == self.at else output
+
+
+def zero_with_infinite_slope(loss):
+    return (loss - loss.detach()).square().sqrt()  # as the root at zero
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        (lambda loss: loss * float("nan"), "the loss is nan at step 7 on points of batch 2; "),
+        (lambda loss: loss * float("inf"), "the loss is inf at step 7 on points of batch 2; "),
+        (zero_with_infinite_slope, "the gradient's norm is nan at step 7 on points of batch 2; "),
+    ],
+)
+def test_divergence_names_the_examples_and_leaves_the_last_checkpoint(tmp_path, fault, what):
+    with pytest.raises(CaptionerError) as stop:
+        train(Diverging((1, 2), fault), tmp_path)
+    last = tmp_path / "step-00000005"
+    assert str(stop.value) == f"{what}resume {last} with a lower --optim.lr or --trainer.precision fp32"
+    assert checkpoint.find_checkpoint(tmp_path)[0] == last
+    assert train(LineTask(), tmp_path, resume=tmp_path).step == 10
+
+
+def test_divergence_before_the_first_checkpoint_sends_back_to_the_start(tmp_path):
+    with pytest.raises(CaptionerError, match=r"at step 0 on points of batch 0; start again with a lower --optim.lr"):
+        train(Diverging((0, 0), lambda loss: loss * float("nan")), tmp_path)
+
+
+def test_module_is_handed_back_bare(tmp_path):
+    task = Diverging((1, 2), lambda loss: loss * float("nan"))
+    module = task.module
+    with pytest.raises(CaptionerError):
+        train(task, tmp_path)
+    assert task.module is module
+
+
+def test_second_signal_stops_at_once_and_handlers_come_back(caplog):
+    started = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), caught_signals() as caught:  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        assert "SIGINT: saving after this step; once more to stop at once" in caplog.text
+        os.kill(os.getpid(), signal.SIGINT)
+    after = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, started)
+    assert after == before
+
+
+def test_training_outside_the_main_thread_leaves_signals_alone(tmp_path):
+    states = []
+    thread = threading.Thread(target=lambda: states.append(train(LineTask(), tmp_path)))
+    thread.start()
+    thread.join()
+    assert states[0].step == 10
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "resolved"),
+    [("fp32", "cpu", "fp32"), ("bf16", "cpu", "bf16"), ("fp16", "cuda", "fp16"), ("auto", "mps", "fp32")],
+)
+def test_precision(precision, device, resolved):
+    assert resolve_precision(precision, torch.device(device)) == resolved
+
+
+@pytest.mark.parametrize(("bf16", "amx", "resolved"), [(0, 0, "fp32"), (1, 0, "bf16"), (0, 1, "bf16")])
+def test_auto_precision_on_a_processor(monkeypatch, bf16, amx, resolved):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(bf16))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
+    assert resolve_precision("auto", torch.device("cpu")) == resolved
+
+
+@pytest.mark.parametrize(("supported", "resolved"), [(True, "bf16"), (False, "fp16")])
+def test_auto_precision_on_a_gpu(monkeypatch, supported, resolved):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: supported)
+    assert resolve_precision("auto", torch.device("cuda")) == resolved
+
+
+def test_fp16_needs_a_gpu():
+    with pytest.raises(ConfigError, match=r"trainer.precision=fp16 needs a CUDA GPU, this run is on cpu; use bf16 or"):
+        build_accelerator(make_settings(precision="fp16"))
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "trainer.device=cuda, but torch sees 0 CUDA GPUs here; use auto or cpu"),
+        ("cuda:1", "trainer.device=cuda:1, but torch sees 0 CUDA GPUs here; use auto or cpu"),
+        ("mps", "trainer.device=mps, but torch sees no Apple GPU here; use auto or cpu"),
+    ],
+)
+def test_absent_device(monkeypatch, device, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        build_accelerator(make_settings(device=device))
+
+
+def test_runs_of_different_precision_follow_each_other_in_one_process(tmp_path):
+    for precision in ("bf16", "fp32", "bf16"):
+        settings = make_settings(precision=precision)
+        assert build_accelerator(settings).mixed_precision == {"fp32": "no"}.get(precision, precision)
+        state = train(LineTask(), tmp_path / precision, settings)
+        assert state.step == 10
+        content = json.loads((tmp_path / precision / "step-00000010" / "state.json").read_text())
+        assert content["scaler"] is None
+        assert (
+            checkpoint.read_tensors(tmp_path / precision / "step-00000010", "model")["0.weight"].dtype == torch.float32
+        )

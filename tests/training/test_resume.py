@@ -1,0 +1,146 @@
+"""A run that was stopped and resumed ends like one that never stopped, bit for bit."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from captioner.training import checkpoint
+from captioner.training.signals import InterruptedTrainingError
+
+BATCHES, STEPS = 15, 9  # of TINY: three epochs of five batches, two batches a step
+
+
+def before(batch, action):
+    """Make a task do something before the loss of its batch of that number, from 1."""
+
+    def alter(task):
+        loss, numbers = task.loss, iter(range(1, BATCHES + 1))
+
+        def acting_loss(*arguments):
+            if next(numbers) == batch:
+                action()
+            return loss(*arguments)
+
+        task.loss = acting_loss
+
+    return alter
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def cut_power():
+    raise SystemError("power cut")
+
+
+def test_crash_in_an_epoch_goes_on_from_its_beginning(tiny_run, whole_run):
+    with pytest.raises(SystemError, match="power cut"):
+        tiny_run.train(alter=before(9, cut_power))
+    newest, state = checkpoint.find_checkpoint(tiny_run.folder)
+    assert (newest.name, state["epoch"], state["position"]) == ("step-00000003", 1, 0)
+    tiny_run.train(resume=tiny_run.folder, seed=1)
+    assert tiny_run.files() == whole_run.files()
+
+
+@pytest.mark.parametrize(
+    ("batch", "number", "step", "position"),
+    [
+        (1, signal.SIGINT, 1, 2),  # before anything was logged
+        (8, signal.SIGTERM, 5, 4),  # in the middle of an epoch, between lines of metrics.jsonl
+        (10, signal.SIGINT, 6, 5),  # in an epoch's last step, which holds one batch only
+        (BATCHES, signal.SIGTERM, STEPS, 5),  # in the very last step
+    ],
+)
+def test_signal_saves_and_resume_is_exact(tiny_run, whole_run, batch, number, step, position):
+    with pytest.raises(InterruptedTrainingError, match=f"^stopped by {number.name}; saved .*step-{step:08d}$") as stop:
+        tiny_run.train(alter=before(batch, send(number)))
+    assert stop.value.signal == number
+    assert checkpoint.read_state(stop.value.saved)["position"] == position
+    tiny_run.train(resume=stop.value.saved, seed=1)
+    assert tiny_run.files() == whole_run.files()
+
+
+def test_two_interruptions_are_as_exact_as_one(tiny_run, whole_run):
+    for batch, resume, seed in ((3, None, 0), (5, tiny_run.folder, 1)):  # the fifth batch after the first stop
+        with pytest.raises(InterruptedTrainingError):
+            tiny_run.train(alter=before(batch, send(signal.SIGINT)), resume=resume, seed=seed)
+    tiny_run.train(resume=tiny_run.folder, seed=1)
+    assert tiny_run.files() == whole_run.files()
+
+
+def test_signal_during_validation_waits_for_its_end(tiny_run, whole_run, monkeypatch):
+    def alter(task):
+        validate = task.validate
+        task.validate = lambda: send(signal.SIGINT)() or validate()
+
+    saves, save = [], checkpoint.save_checkpoint
+    monkeypatch.setattr(
+        checkpoint, "save_checkpoint", lambda *a, **options: saves.append(options["step"]) or save(*a, **options)
+    )
+    with pytest.raises(InterruptedTrainingError, match=r"saved .*step-00000003$"):
+        tiny_run.train(alter=alter)
+    assert saves == [3]
+    tiny_run.train(resume=tiny_run.folder, seed=1)
+    assert tiny_run.files() == whole_run.files()
+
+
+def test_validation_that_was_logged_but_not_saved_is_not_logged_twice(tiny_run, whole_run, monkeypatch):
+    with pytest.raises(InterruptedTrainingError):  # saved before the validation of step 6
+        tiny_run.train(alter=before(10, send(signal.SIGINT)))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_checkpoint", lambda *a, **options: cut_power())
+        with pytest.raises(SystemError):
+            tiny_run.train(resume=tiny_run.folder)
+    tiny_run.train(resume=tiny_run.folder, seed=1)
+    assert tiny_run.files() == whole_run.files()
+
+
+def test_finished_run_stays_as_it_is(tiny_run, whole_run):
+    tiny_run.train()
+    best = []
+    state = tiny_run.train(alter=before(1, cut_power), resume=tiny_run.folder, on_best=best.append)
+    assert (state.step, best) == (STEPS, [])
+    assert tiny_run.files() == whole_run.files()
+
+
+def test_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(tiny_run, whole_run, caplog):
+    tiny_run.train()
+    weights = tiny_run.folder / f"step-{STEPS:08d}" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert tiny_run.train(resume=tiny_run.folder, seed=1).step == STEPS
+    assert "step-00000009 is damaged (model.safetensors)" in caplog.text
+    assert tiny_run.files() == whole_run.files()
+
+
+def test_finished_run_goes_on_with_more_epochs(tiny_run, change):
+    tiny_run.train(settings=change(epochs=1))
+    state = tiny_run.train(settings=change(epochs=2), resume=tiny_run.folder)
+    assert (state.step, state.epoch, state.position, state.validated) == (6, 2, 0, 6)
+
+
+def test_checkpoint_written_before_validations_were_recorded_counts_as_validated(tiny_run, monkeypatch):
+    save = checkpoint.save_checkpoint
+
+    def save_as_before(run, *, state, **options):
+        return save(run, state={name: value for name, value in state.items() if name != "validated"}, **options)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save_as_before)
+    tiny_run.train()
+    before = tiny_run.files()
+    assert tiny_run.train(resume=tiny_run.folder).validated == STEPS
+    assert tiny_run.files() == before
+
+
+def test_metrics_hold_no_clock(whole_run):
+    names = {
+        name
+        for line in whole_run.folder.joinpath("metrics.jsonl").read_text().splitlines()
+        for name in json.loads(line)
+    }
+    assert names == {
+        *("step", "epoch", "learning_rate", "train/loss", "train/pairs", "train/tokens", "train/gradient_norm"),
+        *("validation/loss", "validation/perplexity", "validation/CIDEr", "validation/samples"),
+    }

@@ -1,0 +1,217 @@
+import errno
+import json
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from captioner.settings import TrackingSettings
+from captioner.training.tracking import JsonLinesTracker, Trackers, open_trackers, read_metrics
+
+WANDB = TrackingSettings(wandb=True, project="tiny")
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A metrics.jsonl with lines of steps 2, 4, 4 and 6."""
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonLinesTracker(path)
+    for step, name in ((2, "train/loss"), (4, "train/loss"), (4, "validation/loss"), (6, "train/loss")):
+        tracker.log(step, {name: step / 3})
+    return path
+
+
+def steps(path):
+    return [line["step"] for line in read_metrics(path)]
+
+
+def test_lines_are_json_with_their_step(path):
+    assert path.read_text().splitlines()[0] == '{"step": 2, "train/loss": 0.6666666666666666}'
+    assert steps(path) == [2, 4, 4, 6]
+
+
+def test_new_run_starts_anew(path):
+    JsonLinesTracker(path)
+    assert path.read_text() == ""
+
+
+def test_resumed_run_drops_what_it_will_log_again(path):
+    tracker = JsonLinesTracker(path, resume_step=4)
+    assert steps(path) == [2, 4, 4]
+    tracker.log(4, {"validation/loss": 4 / 3})  # its checkpoint was written before this validation
+    tracker.log(4, {"other": 1})
+    tracker.log(6, {"train/loss": 2})
+    assert steps(path) == [2, 4, 4, 4, 6]
+
+
+def test_file_with_nothing_to_drop_is_not_written_anew(path):
+    before = path.stat().st_ino
+    JsonLinesTracker(path, resume_step=6)
+    assert path.stat().st_ino == before
+
+
+@pytest.mark.parametrize("torn", ['{"step": 7, "tr', "3", '{"loss": 1}', '{"step": "x"}', "\xff\0"])
+def test_torn_lines_are_passed_over_and_removed(path, caplog, torn):
+    with path.open("a", encoding="latin-1") as file:
+        file.write(torn)
+    JsonLinesTracker(path, resume_step=6).log(8, {"train/loss": 1.0})
+    assert "metrics.jsonl: passed over a torn line" in caplog.text
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4, 4, 6, 8]
+
+
+def test_missing_file_has_no_lines(tmp_path):
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+    JsonLinesTracker(tmp_path / "run" / "metrics.jsonl", resume_step=5).log(6, {})
+    assert steps(tmp_path / "run" / "metrics.jsonl") == [6]
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path):
+    JsonLinesTracker(tmp_path / "metrics.jsonl").log(1, {"a": float("inf"), "b": float("nan"), "c": ["text"], "d": 2.5})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": null, "b": null, "c": ["text"], "d": 2.5}\n'
+
+
+def test_full_disk_loses_a_line_and_no_other(path, monkeypatch, caplog):
+    tracker = JsonLinesTracker(path, resume_step=6)
+    open_file = Path.open
+
+    class HalfFull:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            self.file.close()
+
+        def write(self, text):
+            self.file.write(text[:9])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode: HalfFull(open_file(path, mode)))
+        tracker.log(7, {"train/loss": 1.0})
+    assert "metrics of step 7 are lost: cannot write" in caplog.text
+    assert "No space left on device" in caplog.text
+    for step in (8, 9):
+        tracker.log(step, {"train/loss": 1.0})
+    assert steps(path) == [2, 4, 4, 6, 8, 9]
+
+
+class Failing:
+    """A tracker whose service is gone."""
+
+    def log(self, step, metrics):
+        raise ConnectionError("the service is gone")
+
+    def close(self):
+        raise ConnectionError("the service is still gone")
+
+
+def test_failing_tracker_is_dropped_with_a_warning(tmp_path, caplog):
+    trackers = Trackers([Failing(), JsonLinesTracker(tmp_path / "metrics.jsonl")])
+    for step in (1, 2):
+        trackers.log(step, {"loss": 1.0})
+    trackers.close()
+    assert caplog.messages == ["tracking with Failing stopped: the service is gone"]
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2]
+
+
+def test_tracker_that_does_not_close_is_a_warning(caplog):
+    Trackers([Failing()]).close()
+    assert caplog.messages == ["Failing did not close: the service is still gone"]
+
+
+def test_fault_of_the_program_is_not_taken_for_a_failing_service(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        Trackers([JsonLinesTracker(tmp_path / "metrics.jsonl")]).log(1, {"loss": object()})
+
+
+class FakeWandb(SimpleNamespace):
+    """What the adapter uses of wandb, without its process."""
+
+    def __init__(self, *, key=True):
+        self.started, self.logged, self.finished = [], [], 0
+        super().__init__(Settings=dict, login=lambda *, prompt, verify: key and not prompt and not verify)
+
+    def init(self, **options):
+        self.started.append(options)
+        return self
+
+    def log(self, metrics, *, step):
+        self.logged.append((step, metrics))
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.fixture
+def no_mode(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+@pytest.mark.usefixtures("no_mode")
+def test_wandb_gets_the_numbers_and_goes_on_in_the_same_curves(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for step in (0, 4):
+        trackers = open_trackers(WANDB, run=tmp_path, config={"optim": {"lr": 1}}, resume_step=step)
+        trackers.log(step + 4, {"loss": 1.5, "epoch": 1, "samples": ["a dog"]})
+        trackers.close()
+    assert (fake.logged, fake.finished) == ([(4, {"loss": 1.5, "epoch": 1}), (8, {"loss": 1.5, "epoch": 1})], 2)
+    first, second = fake.started
+    assert first == second
+    assert {name: first[name] for name in ("project", "name", "dir", "config", "resume", "mode")} == {
+        **{"project": "tiny", "name": tmp_path.name, "dir": tmp_path, "config": {"optim": {"lr": 1}}},
+        **{"resume": "allow", "mode": "online"},
+    }
+    assert first["id"] == (tmp_path / "wandb-id.txt").read_text()
+    assert steps(tmp_path / "metrics.jsonl") == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "resolved"),
+    [("", True, "online"), ("", False, "offline"), ("online", False, "offline"), ("disabled", False, "disabled")],
+)
+def test_wandb_never_prompts(tmp_path, monkeypatch, caplog, mode, key, resolved):
+    fake = FakeWandb(key=key)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    open_trackers(WANDB, run=tmp_path, config={})
+    assert fake.started[0]["mode"] == resolved
+    assert ("Weights & Biases has no API key here" in caplog.text) == (resolved == "offline")
+
+
+@pytest.mark.usefixtures("no_mode")
+def test_wandb_that_cannot_start_is_left_out(tmp_path, monkeypatch, caplog):
+    fake = FakeWandb()
+    fake.init = lambda **options: (_ for _ in ()).throw(TimeoutError("no answer"))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    trackers = open_trackers(WANDB, run=tmp_path, config={})
+    trackers.log(1, {"loss": 1.0})
+    assert caplog.messages == ["Weights & Biases is off: no answer"]
+    assert steps(tmp_path / "metrics.jsonl") == [1]
+
+
+def test_wandb_is_not_even_imported_unless_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise
+    open_trackers(TrackingSettings(), run=tmp_path, config={}).log(1, {"loss": 1.0})
+    assert steps(tmp_path / "metrics.jsonl") == [1]
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_real_wandb_without_network(tmp_path, monkeypatch, caplog, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with caplog.at_level(logging.WARNING):
+        trackers = open_trackers(WANDB, run=tmp_path / "run", config={"optim": {"lr": 1}})
+        trackers.log(1, {"loss": 1.0, "samples": ["a dog"]})
+        trackers.close()
+    assert caplog.messages == []
+    logged = list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    assert len(logged) == (mode == "offline")
+    assert steps(tmp_path / "run" / "metrics.jsonl") == [1]
