@@ -32,7 +32,8 @@ STAIRCASE = """
 
     losses
     tasks/base tasks/captioning
-    training/optim training/checkpoint training/tracking training/progress training/signals training/loop
+    training/optim training/checkpoint training/tracking training/progress training/signals training/processes
+    training/loop
 
     run_folder build model_card export_folder api scoring publish presets
 

@@ -82,27 +82,40 @@ class Training:
         from captioner.build import build_task, gather_resources
         from captioner.run_folder import check_free
         from captioner.training.checkpoint import find_checkpoint, load_module_state, read_tensors
-        from captioner.training.loop import InterruptedTrainingError, build_accelerator
+        from captioner.training.loop import build_accelerator
+        from captioner.training.processes import Processes
+        from captioner.training.signals import InterruptedTrainingError
 
         found = find_checkpoint(resume) if resume else None
         if not resume and not self.settings.trainer.overwrite:
             check_free(self.folder)
         accelerator = build_accelerator(self.settings)
-        seed_everything(self.settings.trainer.seed)
-        resources = gather_resources(self.settings, tokenizer_path=self.folder / "tokenizer.json" if resume else None)
-        task = build_task(self.settings, resources, rank=accelerator.process_index, processes=accelerator.num_processes)
-        if not resume:  # only now, when all that the new run needs is there, the old one may go
-            shutil.rmtree(self.folder, ignore_errors=True)
+        processes = Processes(accelerator)
+        processes.quieten()
+        tokenizer_path = self.folder / "tokenizer.json" if resume else None
+
+        def build() -> "tuple[Resources, CaptioningTask]":
+            seed_everything(self.settings.trainer.seed)
+            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
+            return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+
+        resources, task = processes.one_after_another(build)
         if found:  # settings that do not fit the weights are refused before they are recorded
             load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
-        self._record(resources)
-        self._announce(task, resources, accelerator)
+        if processes.is_main:
+            if not resume:  # only now, when all that the new run needs is there, the old one may go
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._record(resources)
+            self._announce(task, resources, accelerator)
         try:
             self._fit(task, resources, accelerator, found)
         except InterruptedTrainingError as stopped:
-            _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
+            if processes.is_main:
+                _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
             return 130 if stopped.signal == 2 else 0
-        return self._finish(resources) if accelerator.is_main_process else 0
+        finally:
+            processes.part()
+        return self._finish(resources) if processes.is_main else 0
 
     def _record(self, resources: "Resources") -> None:
         from captioner.run_folder import write_settings
@@ -124,14 +137,16 @@ class Training:
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
         from captioner.settings import settings_to_dict
         from captioner.training.loop import fit
-        from captioner.training.tracking import open_trackers
+        from captioner.training.tracking import Trackers, open_trackers
 
-        trackers = open_trackers(
-            self.settings.tracking,
-            run=self.folder,
-            config=settings_to_dict(self.settings),
-            resume_step=found[1]["step"] if found else 0,
-        )
+        trackers = Trackers([])
+        if accelerator.is_main_process:
+            trackers = open_trackers(
+                self.settings.tracking,
+                run=self.folder,
+                config=settings_to_dict(self.settings),
+                resume_step=found[1]["step"] if found else 0,
+            )
         try:
             fit(
                 task,

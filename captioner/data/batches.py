@@ -5,9 +5,10 @@ and no padding stands between captions. Images with about the same number of cap
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,11 @@ class CaptionBatch:
     def pairs(self) -> int:
         """Number of image-caption pairs."""
         return int((self.positions == 0).logical_and(self.segments != PADDING_SEGMENT).sum())
+
+    def emptied(self) -> "CaptionBatch":
+        """The same tensors with nothing to predict and no images to name: they weigh nothing."""
+        segments, targets = torch.full_like(self.segments, PADDING_SEGMENT), torch.full_like(self.targets, IGNORED)
+        return replace(self, segments=segments, targets=targets, rows=())
 
     def to(self, device: torch.device) -> "CaptionBatch":
         """The same batch on another device."""
@@ -92,6 +98,8 @@ def _pack_image(
 class CaptionBatches:
     """The batches of a split, in the same order whenever asked for the same epoch."""
 
+    split_by_process = False  # the batches are the same for any number of processes, each takes its part of them
+
     def __init__(
         self,
         captions: Sequence[Sequence[Sequence[int]]],
@@ -133,6 +141,13 @@ class CaptionBatches:
         self.rank, self.processes = rank, processes
         self.length_buckets = length_buckets
         self._group = captions_per_row or max(map(len, captions), default=1)
+
+    def place(self) -> dict[str, Any]:
+        """Nothing: any batch of a plan is found at once."""
+        return {}
+
+    def go_to(self, place: Mapping[str, Any]) -> None:
+        """Nothing to remember."""
 
     def __len__(self) -> int:
         rows = sum(-(-len(image) // self._group) for image in self.captions)
@@ -184,9 +199,14 @@ class CaptionBatches:
                 yield batch
 
     def collate(self, rows: Sequence[Row], epoch: int) -> CaptionBatch:
-        """One batch of rows of the plan."""
-        # Every process takes part in every step: one that the last images do not reach repeats the first of them.
-        mine = list(rows[self.rank :: self.processes] or rows[:1])
+        """This process's share of one batch of the plan."""
+        mine = list(rows[self.rank :: self.processes])
+        if not mine:  # every process takes part in every step, also one that the last images do not reach
+            return self._load(rows[:1], epoch).emptied()
+        return self._load(mine, epoch)
+
+    def _load(self, mine: Sequence[Row], epoch: int) -> CaptionBatch:
+        """One batch of this process's rows."""
         images = [image for image, _ in mine]
         views = [random.Random(f"view {self.seed} {epoch} {row}").randrange(self.views) for row in mine]
         packed = pack_captions(

@@ -1,11 +1,13 @@
 """Captioning: cross-entropy on every image-caption pair; validation by loss and CIDEr of greedy captions."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
@@ -48,6 +50,7 @@ class CaptioningTask:
         """
         self.module, self.settings = module, settings
         self.monitor = Monitor("CIDEr", "max")
+        self.split_by_process = train.split_by_process
         self._train, self._validation = train, validation
         self._references, self._image_ids, self._tokenizer = references, image_ids, tokenizer
         self._special = SpecialTokens(tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.unknown_id)
@@ -67,12 +70,21 @@ class CaptioningTask:
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[CaptionBatch]:
         return self._train.batches(epoch, start=start)
 
+    def place(self) -> dict[str, Any]:
+        return self._train.place()
+
+    def go_to(self, place: Mapping[str, Any]) -> None:
+        self._train.go_to(place)
+
     def loss(self, batch: CaptionBatch) -> StepOutput:
         batch = batch.to(self._device)
         logits = self.module(batch.images, batch.tokens, positions=batch.positions, segments=batch.segments)
-        loss = caption_cross_entropy(logits, batch.targets, label_smoothing=self.settings.label_smoothing)
         tokens = int((batch.targets != IGNORED).sum())
-        return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens})
+        if tokens:
+            loss = caption_cross_entropy(logits, batch.targets, label_smoothing=self.settings.label_smoothing)
+        else:  # the last captions do not reach this process: it takes part in the step without any
+            loss = 0.0 * logits.sum()
+        return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens}, weight=tokens)
 
     def describe(self, batch: CaptionBatch) -> str:
         names = [self._image_ids[row] for row in batch.rows]
@@ -80,19 +92,28 @@ class CaptioningTask:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, Any]:
-        """Loss without smoothing, perplexity, CIDEr of greedy captions, and a few samples."""
+        """Loss without smoothing, perplexity, CIDEr of greedy captions, and a few samples.
+
+        The processes share the images out, and every one of them returns the figures of all.
+        """
         model = getattr(self.module, "module", self.module)  # decoding goes past the data-parallel wrapper
-        total, tokens, captions = 0.0, 0, []
+        total, tokens, found = 0.0, 0, []
         for batch in self._validation.batches(0):
             batch = batch.to(self._device)
             count = int((batch.targets != IGNORED).sum())
+            if not count:  # the last images do not reach this process
+                continue
             memory = model.remember(batch.images)
             logits = model.decoder(batch.tokens, memory, positions=batch.positions, segments=batch.segments)
             total += float(caption_cross_entropy(logits, batch.targets)) * count
             tokens += count
             hypotheses = generate(model.decoder, memory, self._decoding, self._special)
-            captions += [self._tokenizer.decode(best[0].tokens) for best in hypotheses]
-        loss = total / tokens
+            found += [
+                (row, self._tokenizer.decode(best[0].tokens)) for row, best in zip(batch.rows, hypotheses, strict=True)
+            ]
+        shares = gather_object([(total, tokens, found)])
+        loss = sum(total for total, _, _ in shares) / sum(tokens for _, tokens, _ in shares)
+        captions = [caption for _, caption in sorted(chain.from_iterable(found for *_, found in shares))]
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 50.0)),

@@ -4,9 +4,11 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,15 @@ from captioner.settings import Settings
 from captioner.tasks.base import Task
 from captioner.training import checkpoint
 from captioner.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from captioner.training.processes import Processes
 from captioner.training.progress import TrainingProgress
 from captioner.training.signals import InterruptedTrainingError, caught_signals
 from captioner.training.tracking import Trackers
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = timedelta(hours=24)
+"""How long processes wait for one another: one may be encoding the images of all. One that dies ends the others."""
 
 
 @dataclass
@@ -71,12 +77,14 @@ def build_accelerator(settings: Settings) -> Accelerator:
     """
     wanted = settings.trainer.device
     _check_device(wanted)
+    if ":" in wanted and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(f"trainer.device={wanted} is one GPU for several processes; use auto, each takes its own")
     # accelerate keeps one state a process; another run in this process may have had another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     if wanted.startswith("cuda:"):
         torch.cuda.set_device(wanted)  # accelerate takes the current one
     cpu = wanted == "cpu"
-    precision = resolve_precision(settings.trainer.precision, PartialState(cpu=cpu).device)
+    precision = resolve_precision(settings.trainer.precision, PartialState(cpu=cpu, timeout=PATIENCE).device)
     return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
 
 
@@ -132,7 +140,8 @@ class _Fit:
     ) -> None:
         self.task, self.settings, self.accelerator = task, settings, accelerator
         self.folder, self.trackers, self.on_best = run, trackers, on_best
-        self.bare_module = task.module
+        self.processes = Processes(accelerator)
+        self.bare_module, self.copied = task.module, self.processes.copy_if_sharded(task.module)
         self.optimizer = build_optimizer(task.module, settings.optim)
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
@@ -143,6 +152,7 @@ class _Fit:
     def run(self, resume: tuple[Path, dict[str, Any]] | None) -> RunState:
         self.task.module, self.optimizer = self.accelerator.prepare(self.bare_module, self.optimizer)
         try:
+            self.processes.part_random_states(self.settings.trainer.seed)
             if resume:
                 self._load(*resume)
             progress = TrainingProgress(self.total, done=self.state.step, enabled=self.accelerator.is_main_process)
@@ -162,8 +172,8 @@ class _Fit:
             self._stop_if(caught)
 
     def _stop_if(self, caught: Sequence[int]) -> None:
-        if caught:
-            raise InterruptedTrainingError(caught[0], self.saved or self._save())
+        if number := self.processes.first_signal(caught):
+            raise InterruptedTrainingError(number, self.saved or self._save())
 
     def _step_batches(self) -> Iterator[list[Any]]:
         """The batches of every step that is left of the epoch."""
@@ -195,11 +205,11 @@ class _Fit:
             with self.accelerator.no_sync(self.task.module) if waits else contextlib.nullcontext():
                 with self.accelerator.autocast():
                     output = self.task.loss(batch)
-                loss = float(output.loss.detach())
+                loss, counts, share = self.processes.share(output)
                 if not math.isfinite(loss):
                     raise self._divergence(f"the loss is {loss}", [batch])
-                self.accelerator.backward(output.loss / len(batches))
-            report.update({"loss": loss / len(batches), **output.report})
+                self.accelerator.backward(output.loss * share / len(batches))
+            report.update({"loss": loss / len(batches), **counts})
         return report
 
     def _update(self, batches: list[Any]) -> float:
@@ -212,7 +222,8 @@ class _Fit:
         return norm
 
     def _divergence(self, what: str, batches: list[Any]) -> CaptionerError:
-        examples = "; ".join(self.task.describe(batch) for batch in batches)
+        own = "; ".join(self.task.describe(batch) for batch in batches)
+        examples = "; ".join(self.processes.gather(own))
         saved = checkpoint.list_checkpoints(self.folder)
         again = f"resume {saved[-1]}" if saved else "start again"
         return CaptionerError(
@@ -248,35 +259,44 @@ class _Fit:
     def _validate(self) -> dict[str, Any]:
         """Metrics of the model as it is; the best so far is exported."""
         self.task.module.eval()
-        with self.accelerator.autocast():
-            metrics = self.task.validate()
+        with self.processes.whole_module(self.task, self.copied):
+            with self.accelerator.autocast():
+                metrics = self.processes.agree(self.task.validate())
+            self._keep_best(metrics)
+        return metrics
+
+    def _keep_best(self, metrics: dict[str, Any]) -> None:
+        """Record the metrics; where they are the best so far, export the model."""
         state, monitor = self.state, self.task.monitor
         state.validated = state.step
         self._track({"epoch": state.epoch, **{f"validation/{key}": value for key, value in metrics.items()}})
-        if monitor.improves(metrics[monitor.metric], state.best):
-            with warn_instead_of_stop("the best model so far is not exported"):
-                if self.accelerator.is_main_process:
-                    self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
-                state.best, state.best_step = metrics[monitor.metric], state.step
-        return metrics
+        if not monitor.improves(metrics[monitor.metric], state.best):
+            return
+        stored = False
+        with warn_instead_of_stop("the best model so far is not exported"):
+            if self.processes.is_main:
+                self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
+            stored = True
+        if self.processes.agree(stored):
+            state.best, state.best_step = metrics[monitor.metric], state.step
 
     def _save(self) -> Path | None:
         """Write a checkpoint and remove old ones; a full disk is a warning, the earlier checkpoints stay."""
-        if not self.accelerator.is_main_process:
-            return None
-        with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
-            self.saved = checkpoint.save_checkpoint(
-                self.folder,
-                step=self.state.step,
-                model=checkpoint.module_state(self.bare_module),
-                optimizer=checkpoint.optimizer_state(self.optimizer),
-                state={
-                    **asdict(self.state),
-                    "random": checkpoint.random_state(),
-                    "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                },
-            )
-            checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
+        # Every process has a part in this, though only the main one writes.
+        own_states = self.processes.gather_states(self.task)
+        model, optimizer = checkpoint.module_state(self.bare_module), checkpoint.optimizer_state(self.optimizer)
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        if self.processes.is_main:
+            with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
+                self.saved = checkpoint.save_checkpoint(
+                    self.folder,
+                    step=self.state.step,
+                    model=model,
+                    optimizer=optimizer,
+                    state={**asdict(self.state), **own_states, "scaler": scaler},
+                )
+                checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
+        self.saved = self.processes.agree(self.saved)
         return self.saved
 
     def _load(self, folder: Path, content: dict[str, Any]) -> None:
@@ -284,7 +304,7 @@ class _Fit:
         checkpoint.load_module_state(self.bare_module, checkpoint.read_tensors(folder, "model"), origin=folder)
         optimizer = checkpoint.read_tensors(folder, "optimizer")
         checkpoint.load_optimizer_state(self.optimizer, optimizer, origin=folder)
-        checkpoint.load_random_state(content["random"])
+        self.processes.restore_states(self.task, content, origin=folder)
         if content["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         # The first checkpoints did not say when they were validated; they were written after a validation.
