@@ -20,7 +20,7 @@ STAIRCASE = """
     data/inspection data/dataset_writer data/prepared
     data/tokenizer
     data/image_views data/feature_shards data/features
-    data/batches
+    data/batches data/shards data/streaming
 
     models/encoder_files models/image_processors models/encoders
     models/projections models/decoder models/captioner

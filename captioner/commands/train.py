@@ -106,7 +106,7 @@ class Training:
             if not resume:  # only now, when all that the new run needs is there, the old one may go
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._record(resources)
-            self._announce(task, resources, accelerator)
+            self._announce(task, accelerator)
         try:
             self._fit(task, resources, accelerator, found)
         except InterruptedTrainingError as stopped:
@@ -123,13 +123,12 @@ class Training:
         write_settings(self.folder, self.settings, preset=self.preset)
         resources.tokenizer.save(self.folder / "tokenizer.json")
 
-    def _announce(self, task: "CaptioningTask", resources: "Resources", accelerator: Any) -> None:
-        dataset, trainer = resources.dataset, self.settings.trainer
-        pairs = sum(map(len, dataset["train"]["captions"]))
+    def _announce(self, task: "CaptioningTask", accelerator: Any) -> None:
+        trainer = self.settings.trainer
         parameters = sum(parameter.numel() for parameter in task.module.parameters() if parameter.requires_grad)
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         _say(
-            f"Training {self.folder} on {len(dataset['train']):,} images with {pairs:,} captions: "
+            f"Training {self.folder} on {task.describe_data()}: "
             f"{parameters / 1e6:.2f} M trained parameters, {trainer.epochs} epochs of {task.batches_per_epoch()} "
             f"batches (padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )

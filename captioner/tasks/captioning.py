@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
+from captioner.data.streaming import StreamBatches
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.decoding import SpecialTokens, generate
 from captioner.evaluation.caption_metrics import cider
@@ -28,10 +29,10 @@ class CaptioningTask:
         self,
         module: nn.Module,
         *,
-        train: CaptionBatches,
+        train: CaptionBatches | StreamBatches,
         validation: CaptionBatches,
         references: Sequence[Sequence[str]],
-        image_ids: Sequence[str],
+        image_ids: Sequence[str] | None,
         tokenizer: CaptionTokenizer,
         settings: TaskSettings,
         decoding: DecodingSettings,
@@ -43,7 +44,7 @@ class CaptioningTask:
             train: batches of the training split.
             validation: batches of the validation split, in its order.
             references: the validation captions of every image.
-            image_ids: names of the training images, for messages.
+            image_ids: names of the training images by row, for messages; None where batches name them themselves.
             tokenizer: for turning tokens into text.
             settings: label smoothing.
             decoding: how captions are generated; validation decodes greedily, which ranks models alike and costs less.
@@ -62,6 +63,10 @@ class CaptioningTask:
 
     def batches_per_epoch(self) -> int:
         return len(self._train)
+
+    def describe_data(self) -> str:
+        """How much there is to train on, in words."""
+        return self._train.describe()
 
     def padding_share(self) -> float:
         """Share of the first epoch's token places that hold padding."""
@@ -87,7 +92,7 @@ class CaptioningTask:
         return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens}, weight=tokens)
 
     def describe(self, batch: CaptionBatch) -> str:
-        names = [self._image_ids[row] for row in batch.rows]
+        names = [self._image_ids[row] for row in batch.rows] if self._image_ids else batch.rows
         return f"images {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
     @torch.inference_mode()

@@ -44,6 +44,7 @@ class Processes:
             torch.tensor(own, dtype=torch.float64, device=device)
         ).tolist()
         report = Counter(dict(zip(output.report, counts, strict=True)))
+        weight = weight or 1.0  # a batch of which no process could read anything
         return total / weight, report, output.weight * self.count / weight
 
     def agree(self, value: Any) -> Any:
