@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from datasets import DatasetDict
-from PIL import Image
 from torch import Tensor
 
 from captioner.data.batches import CaptionBatches, ImageLoader
@@ -214,15 +213,13 @@ def build_loaders(
 
 def build_stream(settings: Settings, resources: Resources, *, rank: int, processes: int) -> StreamBatches:
     """The training batches of shards: pixels where the encoder is trained, else features, made as the images come."""
-    process, encode = resources.processor, frozen_encode(settings, resources.encoder)
-
-    def encode_images(images: list[Image.Image]) -> Tensor:
-        return encode(process(images)).float().clone()  # training cannot use a tensor of inference mode itself
-
+    encode = None if settings.encoder.trainable else frozen_encode(settings, resources.encoder)
     return StreamBatches(
         resources.shards,
         resources.tokenizer,
-        process if settings.encoder.trainable else encode_images,
+        resources.processor,
+        # Training cannot use a tensor of inference mode itself.
+        encode=encode and (lambda pixels: encode(pixels).float().clone()),
         max_length=settings.decoder.max_length,
         batch_images=settings.trainer.batch_images,
         captions_per_row=settings.trainer.captions_per_row,

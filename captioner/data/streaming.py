@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from captioner.errors import DataError, ImageError
 
 logger = logging.getLogger(__name__)
 
-DECODERS = 4  # threads that open images
+READERS = 4  # threads of a process that open images and make pixels of them
 Item = TypeVar("Item")
 
 
@@ -60,8 +61,9 @@ class StreamBatches:
         self,
         shards: Shards,
         tokenizer: CaptionTokenizer,
-        load_images: Callable[[list[Image.Image]], Tensor],
+        process: Callable[[list[Image.Image]], Tensor],
         *,
+        encode: Callable[[Tensor], Tensor] | None = None,
         max_length: int,
         batch_images: int,
         captions_per_row: int = 0,
@@ -77,7 +79,8 @@ class StreamBatches:
         Args:
             shards: the files.
             tokenizer: for the captions.
-            load_images: RGB images -> pixels or features [images, …].
+            process: RGB images -> pixels [images, 3, height, width]; called in several threads.
+            encode: pixels -> features [images, patches, width] of a frozen encoder; None: batches hold pixels.
             max_length: longest caption with its end token.
             batch_images: images of a batch, over all processes.
             captions_per_row: captions of an image that an epoch uses, drawn anew in each; 0: all of them.
@@ -95,7 +98,7 @@ class StreamBatches:
                 f"batches of {batch_images} out of {sum(shards.counts)} images leave some of {processes} processes "
                 "without any; raise --trainer.batch-images or start fewer processes"
             )
-        self.shards, self.tokenizer, self.load_images = shards, tokenizer, load_images
+        self.shards, self.tokenizer, self.process, self.encode = shards, tokenizer, process, encode
         self.max_length, self.captions_per_row = max_length, captions_per_row
         self.length_buckets, self.views, self.seed = length_buckets, views, seed
         self.rank, self.processes = rank, processes
@@ -143,7 +146,7 @@ class StreamBatches:
     def _load_batches(self, epoch: int, start: int) -> Generator[tuple[CaptionBatch, dict[str, Any]]]:
         """Batches, each with the place that leads to the one after it."""
         number, place = start, self._place
-        with ThreadPoolExecutor(DECODERS, thread_name_prefix="images") as pool:
+        with ThreadPoolExecutor(READERS, thread_name_prefix="images") as pool:
             for window in _ahead(self._windows(epoch, start // self._window), 1):
                 place = {
                     "epoch": epoch,
@@ -195,25 +198,30 @@ class StreamBatches:
     def _load(self, rows: Sequence[_Row], epoch: int, pool: ThreadPoolExecutor) -> CaptionBatch:
         """A batch of the rows whose images can be read; one of nothing to predict where there are none."""
         opened = zip(rows, pool.map(lambda row: self._open(row.sample, epoch), rows), strict=True)
-        read = [(row, image) for row, image in opened if image]
-        images = [image for _, image in read] or [Image.new("RGB", (64, 64))]
+        read = [(row, pixels) for row, pixels in opened if pixels is not None]
+        pixels = torch.cat([pixels for _, pixels in read] or [self.process([Image.new("RGB", (64, 64))])])
         packed = pack_captions(
             [row.tokens for row, _ in read] or [[[]]],
             start=self.tokenizer.start_id,
             end=self.tokenizer.end_id,
             max_length=self.max_length,
         )
-        batch = CaptionBatch(self.load_images(images), *packed, rows=tuple(row.sample.name for row, _ in read))
+        names = tuple(row.sample.name for row, _ in read)
+        batch = CaptionBatch(self.encode(pixels) if self.encode else pixels, *packed, rows=names)
         return batch if read else batch.emptied()
 
-    def _open(self, sample: Sample, epoch: int) -> Image.Image | None:
-        """A view of the image, None with a warning where it cannot be read: among millions some always are broken."""
+    def _open(self, sample: Sample, epoch: int) -> Tensor | None:
+        """Pixels [1, 3, height, width] of a view of the image.
+
+        None, with a warning, where it cannot be read: among millions of images some always are broken.
+        """
         view = random.Random(f"view {self.seed} {epoch} {sample.name}").randrange(self.views)
         try:
-            return make_view(open_image(sample.image, name=sample.name), image_id=sample.name, view=view)
+            image = open_image(sample.image, name=sample.name)
         except ImageError as error:
             logger.warning("left out: %s", error)
             return None
+        return self.process([make_view(image, image_id=sample.name, view=view)])
 
 
 def _ahead(items: Generator[Item], depth: int) -> Iterator[Item]:

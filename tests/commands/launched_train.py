@@ -10,6 +10,12 @@ from pathlib import Path
 from captioner.commands.train import main
 from captioner.settings import settings_from_dict
 
+
+def run(presets: str, *words: str) -> int:
+    """Train with the presets of a file."""
+    content = json.loads(Path(presets).read_text())
+    return main(words, presets={name: settings_from_dict(preset) for name, preset in content.items()})
+
+
 if __name__ == "__main__":
-    presets = json.loads(Path(sys.argv[1]).read_text())
-    sys.exit(main(sys.argv[2:], presets={name: settings_from_dict(content) for name, content in presets.items()}))
+    sys.exit(run(*sys.argv[1:]))

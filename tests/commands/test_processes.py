@@ -4,29 +4,33 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 from tiny_models import TINY_ENCODERS
+from tiny_shards import write_shards
 
 from captioner.commands import train
-from captioner.settings import Settings, settings_to_dict
+from captioner.settings import ScheduleSettings, Settings, settings_to_dict
 from captioner.training.checkpoint import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 STEPS = 50
 
 
-def launch(folder: Path, settings: Settings, *words: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """``accelerate launch … train.py tiny …``; ``--cpu`` would start one process only."""
+def launch(
+    folder: Path, settings: Settings, *words: str, script: str = "launched_train.py"
+) -> subprocess.CompletedProcess[str]:
+    """``accelerate launch … train.py tiny …`` with two processes; ``--cpu`` would start one only."""
     (folder / "presets.json").write_text(json.dumps({"tiny": settings_to_dict(settings)}))
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    script = [str(Path(__file__).with_name("launched_train.py")), str(folder / "presets.json"), "tiny", *words]
+    command = [str(Path(__file__).with_name(script)), str(folder / "presets.json"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    environment["PATH"] = str(Path(sys.executable).parent)  # without Java, which METEOR would start
     return subprocess.run(
-        [sys.executable, *launcher, *script], capture_output=True, text=True, cwd=folder, env=environment, timeout=300
+        [sys.executable, *launcher, *command], capture_output=True, text=True, cwd=folder, env=environment, timeout=600
     )
 
 
@@ -57,7 +61,7 @@ def alone(workshop, settings) -> Path:
 @pytest.fixture(scope="module")
 def together(workshop, settings, alone) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The run of two processes, and what they said."""
-    done = launch(workshop.folder, settings, "--trainer.run", "together")
+    done = launch(workshop.folder, settings, "tiny", "--trainer.run", "together")
     assert done.returncode == 0, done.stderr
     return workshop.checkpoints / "together", done
 
@@ -65,11 +69,13 @@ def together(workshop, settings, alone) -> tuple[Path, subprocess.CompletedProce
 def test_two_processes_learn_what_one_does(alone, together):
     expected, found = read_losses(alone), read_losses(together[0])
     assert len([name for name, _ in expected if name == "train/loss"]) == STEPS
+    assert_same_losses(found, expected)
+
+
+def assert_same_losses(found: dict, expected: dict) -> None:
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, abs=1e-4, rel=1e-4), key
-    weights, others = (load_file(run / "best" / "model.safetensors") for run in (alone, together[0]))
-    assert all(weights[name].allclose(others[name], atol=1e-3) for name in weights)
 
 
 def test_only_the_main_process_tells_and_writes(alone, together):
@@ -90,3 +96,44 @@ def test_a_run_goes_on_with_another_number_of_processes_and_says_so(settings, to
     assert f"{run / 'step-00000050'} was saved by 2 processes and goes on with 1" in told
     assert ("train/loss", 52) in read_losses(run)
     assert find_checkpoint(run)[1]["others"] == []
+
+
+@pytest.mark.slow
+def test_a_sharded_network_learns_the_same_and_goes_on_sharded_or_whole(workshop, settings, alone):
+    script, run = "launched_sharded_train.py", workshop.checkpoints / "sharded"
+    expected = read_losses(alone)
+    for words in (["tiny", "--trainer.run", "sharded"], ["--resume", str(run / "step-00000020")]):
+        done = launch(workshop.folder, settings, *words, script=script)
+        assert done.returncode == 0, done.stderr
+        assert_same_losses(read_losses(run), expected)
+    assert train.main(["--resume", str(run / "step-00000040")], presets={"tiny": settings}) == 0
+    assert_same_losses(read_losses(run), expected)
+
+
+@pytest.mark.slow
+def test_a_stream_that_was_shared_out_goes_on_with_as_many_processes_only(workshop, settings, tmp_path, told):
+    """Four files for two processes, seven samples for the one and five for the other, in batches of two and two."""
+    pattern = write_shards(tmp_path / "shards", "tar", [4, 2, 3, 3])
+    settings = replace(
+        settings,
+        data=replace(settings.data, streaming=pattern, shuffle_buffer=4),
+        trainer=replace(settings.trainer, batch_images=4, epochs=3, max_steps=5, validate_every=1),
+        schedule=ScheduleSettings(kind="constant", warmup=0.0),
+    )
+    run = workshop.checkpoints / "stream"
+    done = launch(workshop.folder, settings, "tiny", "--trainer.run", "stream", "--trainer.max-steps", "6")
+    assert done.returncode == 0, done.stderr
+    assert "on 12 images in 4 webdataset shards" in done.stderr
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train/pairs"] for line in lines if "train/pairs" in line] == [8, 8, 6, 2] + [8, 8]
+    expected = read_losses(run)
+
+    assert train.main(["--resume", str(run)], presets={"tiny": settings}) == 2
+    assert "was saved within an epoch that 2 processes had shared out between them, now there are 1" in told()
+    done = launch(workshop.folder, settings, "--resume", str(run), "--trainer.max-steps", "8")
+    assert done.returncode == 0, done.stderr
+    again = read_losses(run)
+    assert {key: again[key] for key in expected} == expected
+    assert [again["train/pairs", step] for step in (7, 8)] == [6, 2]
+    words = ["--resume", str(run / "step-00000004"), "--trainer.max-steps", "5"]
+    assert train.main(words, presets={"tiny": settings}) == 0

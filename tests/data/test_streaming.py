@@ -28,14 +28,14 @@ def shards(request, tmp_path_factory):
     return find_shards(write_shards(tmp_path_factory.mktemp("shards"), request.param, SIZES))
 
 
-def corner_colours(images):
+def read_colours(images):
     """What tells these pictures apart [images, 3]."""
     return torch.tensor([image.getpixel((0, 0)) for image in images])
 
 
 def make_batches(shards, tokenizer, **changes):
     options = {"max_length": 32, "batch_images": 4, "shuffle_buffer": 12, **changes}
-    return StreamBatches(shards, tokenizer, corner_colours, **options)
+    return StreamBatches(shards, tokenizer, read_colours, **options)
 
 
 def same(first, second):
@@ -86,7 +86,7 @@ def test_samples_are_shuffled_within_the_window_only(tokenizer, tmp_path):
     assert [{*numbers[first : first + 12]} == {*range(first, first + 12)} for first in (0, 12, 24)] == [True] * 3
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("processes", [1, 3])
 def test_an_epoch_goes_on_exactly_from_any_batch(shards, tokenizer, processes):
     options = {"rank": processes - 1, "processes": processes, "views": 3, "captions_per_row": 1}
     whole = list(make_batches(shards, tokenizer, **options).batches(2))
@@ -97,7 +97,7 @@ def test_an_epoch_goes_on_exactly_from_any_batch(shards, tokenizer, processes):
             next(running)
         place = json.loads(json.dumps(stopped.place()))
         running.close()
-        for with_place in (True, False):  # a place saves reading, and changes nothing
+        for with_place in (True, False)[: 2 if start == 4 else 1]:  # a place saves reading, and changes nothing
             resumed = make_batches(shards, tokenizer, **options)
             resumed.go_to(place if with_place else {})
             rest = list(resumed.batches(2, start=start))
@@ -151,9 +151,17 @@ def test_batches_of_like_length_save_padding(tokenizer, tmp_path):
     )
 
 
+def test_a_frozen_encoder_sees_whole_batches(shards, tokenizer):
+    sizes = []
+    batches = make_batches(shards, tokenizer, encode=lambda pixels: sizes.append(len(pixels)) or pixels[:, None] + 1)
+    batch = next(batches.batches(0))
+    assert sizes[0] == len(batch.rows) == 4
+    assert batch.images[0, 0].tolist() == [int(batch.rows[0]) * 7 % 256 + 1, int(batch.rows[0]) * 31 % 256 + 1, 91]
+
+
 def test_too_many_processes_are_refused(tokenizer, tmp_path):
     shards = find_shards(write_shards(tmp_path, "tar", [3]))
-    with pytest.raises(DataError, match="leave some of 5 processes without any; raise --trainer.batch-images"):
+    with pytest.raises(DataError, match=r"leave some of 5 processes without any; raise --trainer\.batch-images"):
         make_batches(shards, tokenizer, processes=5)
 
 
