@@ -126,6 +126,8 @@ class OptimSettings:
     """AdamW's moment coefficients."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, such as 0.999, which is validated and exported; 0: no average."""
 
 
 @dataclass(frozen=True)
@@ -377,7 +379,7 @@ LEAST = {
     "decoding.batch_size": 1,
 }
 ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm")
-BELOW_ONE = ("projection.dropout", "decoder.dropout", "task.label_smoothing")
+BELOW_ONE = ("projection.dropout", "decoder.dropout", "task.label_smoothing", "optim.ema")
 SHARES = ("schedule.warmup", "schedule.floor")
 
 

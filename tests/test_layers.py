@@ -32,7 +32,8 @@ STAIRCASE = """
 
     losses
     tasks/base tasks/captioning
-    training/optim training/checkpoint training/tracking training/progress training/signals training/loop
+    training/device training/optim training/checkpoint training/averaging training/tracking training/progress
+    training/signals training/loop
 
     run_folder build model_card export_folder api scoring publish presets
 

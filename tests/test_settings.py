@@ -52,6 +52,7 @@ def test_default_settings_are_right():
         ({"optim__weight_decay": float("nan")}, "optim.weight_decay=nan is no finite number; use 0 or more"),
         ({"decoder__dropout": 1.0}, "decoder.dropout=1.0 is not in [0, 1); the default is 0.1"),
         ({"task__label_smoothing": -0.1}, "task.label_smoothing=-0.1 is not in [0, 1); the default is 0.1"),
+        ({"optim__ema": 1.0}, "optim.ema=1.0 is not in [0, 1); the default is 0.0"),
         ({"schedule__warmup": 1.5}, "schedule.warmup=1.5 is not a share in [0, 1]; the default is 0.05"),
         ({"schedule__kind": "cosin"}, "schedule.kind='cosin' is not one of cosine, linear, constant"),
         ({"trainer__overwrite": 1}, "trainer.overwrite=1 is not true or false"),
@@ -143,7 +144,7 @@ def test_unknown_names_and_wrong_types_in_a_file_are_all_told():
         "decoder.widht: no such setting in this version of captioner; did you mean decoder.width?",
         "decoder.heads='8' is not a whole number",
         "decoder.positions='sinusoidal' is not one of learned, rotary",
-        "optim=3 is not a group of settings; it has lr, encoder_lr, weight_decay, betas, clip_norm",
+        "optim=3 is not a group of settings; it has lr, encoder_lr, weight_decay, betas, clip_norm, ema",
         "data.zzz: no such setting in this version of captioner; remove it",
     )
 

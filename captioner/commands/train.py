@@ -82,7 +82,8 @@ class Training:
         from captioner.build import build_task, gather_resources
         from captioner.run_folder import check_free
         from captioner.training.checkpoint import find_checkpoint, load_module_state, read_tensors
-        from captioner.training.loop import InterruptedTrainingError, build_accelerator
+        from captioner.training.device import build_accelerator
+        from captioner.training.signals import InterruptedTrainingError
 
         found = find_checkpoint(resume) if resume else None
         if not resume and not self.settings.trainer.overwrite:

@@ -1,8 +1,9 @@
 """Checkpoints: everything a run needs to go on, written so that a crash leaves the earlier ones whole, without pickle.
 
-A checkpoint is the folder ``step-00001200/`` of a run with ``model.safetensors``, ``optimizer.safetensors`` and
-``state.json``. It is written to a temporary sibling, flushed to the disk and renamed; ``state.json`` carries the
-SHA-256 of the other files and of itself, so a torn or flipped one is recognised.
+A checkpoint is the folder ``step-00001200/`` of a run with ``model.safetensors``, ``optimizer.safetensors``,
+``average.safetensors`` where the weights are averaged, and ``state.json``. It is written to a temporary sibling,
+flushed to the disk and renamed; ``state.json`` carries the SHA-256 of the other files and of itself, so a torn or
+flipped one is recognised.
 """
 
 import base64
@@ -29,7 +30,8 @@ from captioner.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when what a checkpoint holds changes
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
+STATE = "state.json"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -185,14 +187,21 @@ def _bytes(text: str) -> Tensor:
 
 
 def save_checkpoint(
-    run: Path, *, step: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+    run: Path,
+    *,
+    step: int,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    average: dict[str, Tensor] | None = None,
+    state: dict[str, Any],
 ) -> Path:
     """Write ``run/step-<step>/`` whole or not at all; raises OSError, for example when the disk is full."""
+    contents = {MODEL: model, OPTIMIZER: optimizer, **({} if average is None else {AVERAGE: average})}
 
     def fill(folder: Path) -> None:
-        save_file(model, folder / MODEL)
-        save_file(optimizer, folder / OPTIMIZER)
-        files = {name: checksum(folder / name) for name in (MODEL, OPTIMIZER)}
+        for name, tensors in contents.items():
+            save_file(tensors, folder / name)
+        files = {name: checksum(folder / name) for name in contents}
         content = {"format": FORMAT, **state, "step": step, "files": files}
         content["checksum"] = _content_checksum(content)
         (folder / STATE).write_text(json.dumps(content))
@@ -218,7 +227,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / STATE).read_text())
         if content["format"] == FORMAT:
-            broken = [name for name in (MODEL, OPTIMIZER) if checksum(folder / name) != content["files"][name]]
+            names = [MODEL, OPTIMIZER, *([AVERAGE] if AVERAGE in content["files"] else [])]
+            broken = [name for name in names if checksum(folder / name) != content["files"][name]]
             broken += [STATE] if content["checksum"] != _content_checksum(content) else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint ({error}); resume from an earlier one") from error
@@ -233,7 +243,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's ``model`` or ``optimizer``; raises CheckpointError if they are not safetensors."""
+    """The tensors of a checkpoint's ``model``, ``optimizer`` or ``average``.
+
+    Raises CheckpointError if they are not safetensors.
+    """
     path = folder / f"{name}.safetensors"
     try:
         return load_file(path)
