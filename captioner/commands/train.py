@@ -123,7 +123,7 @@ class Training:
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
-        from captioner.settings import settings_to_dict
+        from captioner.settings_json import settings_to_dict
         from captioner.training.loop import fit
         from captioner.training.tracking import open_trackers
 

@@ -123,7 +123,7 @@ def test_a_run_that_had_no_average_begins_one_with_its_weights(tiny_run, change,
 
     def note(average, module, *, decay):
         start(average, module, decay=decay)
-        begun.append(average.state())
+        begun.append({name: tensor.clone() for name, tensor in average.state().items()})
 
     monkeypatch.setattr(WeightAverage, "__init__", note)
     tiny_run.train(settings=averaging, resume=tiny_run.folder, seed=1)
