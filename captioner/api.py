@@ -29,6 +29,7 @@ from captioner.export_folder import (
 from captioner.models.captioner import CaptionerModel
 from captioner.models.image_processors import ImageProcessor
 from captioner.settings import DecodingSettings, Settings
+from captioner.settings_checks import check_settings
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         decoding = replace(decoding, **{name: value for name, value in changes.items() if value is not None})
         if candidates < 1:
             raise ConfigError(f"candidates={candidates} is not a number of captions; use 1 or more")
-        replace(self.settings, decoding=decoding).check()
+        check_settings(replace(self.settings, decoding=decoding))
         if beams is None and candidates > decoding.beams:
             decoding = replace(decoding, beams=candidates)
         if candidates > decoding.beams:

@@ -10,7 +10,8 @@ from typing import Any
 
 import captioner
 from captioner.errors import CheckpointError, ConfigError
-from captioner.settings import Settings, settings_from_dict, settings_to_dict
+from captioner.settings import Settings
+from captioner.settings_json import settings_from_dict, settings_to_dict
 from captioner.training.checkpoint import list_checkpoints, names_step, write_text
 
 SETTINGS, BEST = "settings.json", "best"

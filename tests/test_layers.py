@@ -12,7 +12,7 @@ PACKAGE = ROOT / "captioner"
 
 # From the top of the staircase down. ARCHITECTURE.md lists the same files in the same order, and says what each is for.
 STAIRCASE = """
-    __init__ errors settings progress
+    __init__ errors settings settings_checks settings_json progress
 
     data/images data/records data/encoded_images
     data/scene_model data/scene_backgrounds data/scene_sprites data/scene_captions data/scene_drawing data/scenes
@@ -32,8 +32,8 @@ STAIRCASE = """
 
     losses
     tasks/base tasks/captioning
-    training/optim training/checkpoint training/tracking training/progress training/signals training/processes
-    training/loop
+    training/device training/optim training/checkpoint training/averaging training/tracking training/progress
+    training/signals training/processes training/loop
 
     run_folder build model_card export_folder api scoring publish presets
 

@@ -11,7 +11,8 @@ import pytest
 import captioner
 from captioner.errors import CheckpointError, ConfigError
 from captioner.run_folder import check_free, newest_best, read_settings, run_of, write_settings
-from captioner.settings import Settings, settings_to_dict
+from captioner.settings import Settings
+from captioner.settings_json import settings_to_dict
 from captioner.training import checkpoint
 
 SETTINGS = replace(Settings(), optim=replace(Settings().optim, lr=0.25, betas=(0.5, 0.75)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
+from captioner.settings_checks import check_settings
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -90,7 +91,7 @@ def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettin
     names = ("beams", "length_penalty", "max_length", "batch_size")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     changed = replace(settings, decoding=replace(settings.decoding, **changes))
-    changed.check()
+    check_settings(changed)
     return changed.decoding
 
 

@@ -82,7 +82,7 @@ class Training:
         from captioner.build import build_task, gather_resources
         from captioner.run_folder import check_free
         from captioner.training.checkpoint import find_checkpoint, load_module_state, read_tensors
-        from captioner.training.loop import build_accelerator
+        from captioner.training.device import build_accelerator
         from captioner.training.processes import Processes
         from captioner.training.signals import InterruptedTrainingError
 
@@ -134,7 +134,7 @@ class Training:
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
-        from captioner.settings import settings_to_dict
+        from captioner.settings_json import settings_to_dict
         from captioner.training.loop import fit
         from captioner.training.tracking import Trackers, open_trackers
 

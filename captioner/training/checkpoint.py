@@ -1,8 +1,9 @@
 """Checkpoints: everything a run needs to go on, written so that a crash leaves the earlier ones whole, without pickle.
 
-A checkpoint is the folder ``step-00001200/`` of a run with ``model.safetensors``, ``optimizer.safetensors`` and
-``state.json``. It is written to a temporary sibling, flushed to the disk and renamed; ``state.json`` carries the
-SHA-256 of the other files and of itself, so a torn or flipped one is recognised.
+A checkpoint is the folder ``step-00001200/`` of a run with ``model.safetensors``, ``optimizer.safetensors``,
+``average.safetensors`` where the weights are averaged, and ``state.json``. It is written to a temporary sibling,
+flushed to the disk and renamed; ``state.json`` carries the SHA-256 of the other files and of itself, so a torn or
+flipped one is recognised.
 """
 
 import base64
@@ -30,7 +31,8 @@ from captioner.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when what a checkpoint holds changes
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
+STATE = "state.json"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -92,22 +94,26 @@ def checksum(path: Path) -> str:
 def module_state(module: nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers on the CPU, tied weights once; of a sharded one, all processes must ask."""
     tensors, seen = {}, set()
-    for name, tensor in module.state_dict().items():
-        own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        if own.numel() and own.data_ptr() in seen:
+    for name, variable in module.state_dict(keep_vars=True).items():
+        if variable.numel() and identity(variable) in seen:
             continue
-        seen.add(own.data_ptr())
-        tensors[name] = _whole(tensor)
+        seen.add(identity(variable))
+        tensors[name] = whole_tensor(variable)
     return tensors
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def identity(variable: Tensor) -> int:
+    """What is the same for tied weights out of ``state_dict(keep_vars=True)``; a process may hold no part of a shard."""
+    return id(variable) if isinstance(variable, DTensor) else variable.data_ptr()
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
     """A tensor on the CPU, put together where FSDP has sharded it."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole.detach().cpu().contiguous()
 
 
-def _shard_like(parameter: Tensor, value: Tensor) -> Tensor:
+def shard_like(parameter: Tensor, value: Tensor) -> Tensor:
     """This process's part of a value, as FSDP has sharded the parameter."""
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
@@ -124,7 +130,7 @@ def load_module_state(module: nn.Module, tensors: dict[str, Tensor], *, origin: 
         )
     present = module.state_dict()
     sharded = {
-        name: _shard_like(present[name], value) for name, value in tensors.items() if isinstance(present[name], DTensor)
+        name: shard_like(present[name], value) for name, value in tensors.items() if isinstance(present[name], DTensor)
     }
     module.load_state_dict({**tensors, **sharded}, strict=False)
 
@@ -134,7 +140,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {}
     for name, parameter in _named(optimizer):
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = _whole(torch.as_tensor(value))
+            tensors[f"{name}/{key}"] = whole_tensor(torch.as_tensor(value))
     return tensors
 
 
@@ -153,7 +159,7 @@ def _laid_out_like(parameter: nn.Parameter, value: Tensor) -> Tensor:
     if value.shape != parameter.shape:
         return value.to(parameter.device)
     if isinstance(parameter, DTensor):
-        return _shard_like(parameter, value)
+        return shard_like(parameter, value)
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
@@ -204,14 +210,21 @@ def _bytes(text: str) -> Tensor:
 
 
 def save_checkpoint(
-    run: Path, *, step: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+    run: Path,
+    *,
+    step: int,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    average: dict[str, Tensor] | None = None,
+    state: dict[str, Any],
 ) -> Path:
     """Write ``run/step-<step>/`` whole or not at all; raises OSError, for example when the disk is full."""
+    contents = {MODEL: model, OPTIMIZER: optimizer, **({} if average is None else {AVERAGE: average})}
 
     def fill(folder: Path) -> None:
-        save_file(model, folder / MODEL)
-        save_file(optimizer, folder / OPTIMIZER)
-        files = {name: checksum(folder / name) for name in (MODEL, OPTIMIZER)}
+        for name, tensors in contents.items():
+            save_file(tensors, folder / name)
+        files = {name: checksum(folder / name) for name in contents}
         content = {"format": FORMAT, **state, "step": step, "files": files}
         content["checksum"] = _content_checksum(content)
         (folder / STATE).write_text(json.dumps(content))
@@ -237,7 +250,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / STATE).read_text())
         if content["format"] == FORMAT:
-            broken = [name for name in (MODEL, OPTIMIZER) if checksum(folder / name) != content["files"][name]]
+            names = [MODEL, OPTIMIZER, *([AVERAGE] if AVERAGE in content["files"] else [])]
+            broken = [name for name in names if checksum(folder / name) != content["files"][name]]
             broken += [STATE] if content["checksum"] != _content_checksum(content) else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint ({error}); resume from an earlier one") from error
@@ -252,7 +266,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's ``model`` or ``optimizer``; raises CheckpointError if they are not safetensors."""
+    """The tensors of a checkpoint's ``model``, ``optimizer`` or ``average``.
+
+    Raises CheckpointError if they are not safetensors.
+    """
     path = folder / f"{name}.safetensors"
     try:
         return load_file(path)
@@ -303,14 +320,14 @@ def prune_checkpoints(run: Path, *, keep: int, last: int) -> None:
     """
     folders = list_checkpoints(run)
     kept = [folder for folder in folders if _step(folder) <= last][-keep:]
-    if not any(_is_whole(folder) for folder in reversed(kept)):
+    if not any(_iswhole_tensor(folder) for folder in reversed(kept)):
         return
     for folder in folders:
         if folder not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
+def _iswhole_tensor(folder: Path) -> bool:
     try:
         read_state(folder)
     except CheckpointError as error:

@@ -1,26 +1,23 @@
-"""fit(): iteration, precision, clipping, cadence and resume. It names no image and no caption."""
+"""fit(): iteration, clipping, cadence and resume. It names no image and no caption."""
 
 import contextlib
 import itertools
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
 from safetensors import SafetensorError
 
-from captioner.errors import CaptionerError, ConfigError
+from captioner.errors import CaptionerError
 from captioner.settings import Settings
 from captioner.tasks.base import Task
 from captioner.training import checkpoint
+from captioner.training.averaging import WeightAverage
 from captioner.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from captioner.training.processes import Processes
 from captioner.training.progress import TrainingProgress
@@ -28,9 +25,6 @@ from captioner.training.signals import InterruptedTrainingError, caught_signals
 from captioner.training.tracking import Trackers
 
 logger = logging.getLogger(__name__)
-
-PATIENCE = timedelta(hours=24)
-"""How long processes wait for one another: one may be encoding the images of all. One that dies ends the others."""
 
 
 @dataclass
@@ -51,50 +45,6 @@ class RunState:
     """Step of the best value."""
     sums: dict[str, float] = field(default_factory=dict)
     """What the reports since the last line of metrics.jsonl add up to."""
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision that ``auto`` means: bf16 where the device multiplies it in hardware, else fp32.
-
-    Raises ConfigError for fp16 without a GPU, whose gradients need scaling that CPUs do not have.
-    """
-    if precision == "fp16" and device.type != "cuda":
-        raise ConfigError(f"trainer.precision=fp16 needs a CUDA GPU, this run is on {device.type}; use bf16 or fp32")
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu":
-        multiplies = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if multiplies else "fp32"
-    return "fp32"
-
-
-def build_accelerator(settings: Settings) -> Accelerator:
-    """The accelerator for the settings' device and precision.
-
-    Raises ConfigError if there is no such device, or if it cannot compute in that precision.
-    """
-    wanted = settings.trainer.device
-    _check_device(wanted)
-    if ":" in wanted and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError(f"trainer.device={wanted} is one GPU for several processes; use auto, each takes its own")
-    # accelerate keeps one state a process; another run in this process may have had another device or precision.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    if wanted.startswith("cuda:"):
-        torch.cuda.set_device(wanted)  # accelerate takes the current one
-    cpu = wanted == "cpu"
-    precision = resolve_precision(settings.trainer.precision, PartialState(cpu=cpu, timeout=PATIENCE).device)
-    return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
-
-
-def _check_device(wanted: str) -> None:
-    kind, _, number = wanted.partition(":")
-    devices = torch.cuda.device_count()
-    if kind == "cuda" and int(number or 0) >= devices:
-        raise ConfigError(f"trainer.device={wanted}, but torch sees {devices} CUDA GPUs here; use auto or cpu")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("trainer.device=mps, but torch sees no Apple GPU here; use auto or cpu")
 
 
 def fit(
@@ -126,28 +76,27 @@ def fit(
     return _Fit(task, settings, accelerator, run, trackers, on_best).run(resume)
 
 
+@dataclass
 class _Fit:
     """One call of ``fit``."""
 
-    def __init__(
-        self,
-        task: Task,
-        settings: Settings,
-        accelerator: Accelerator,
-        run: Path,
-        trackers: Trackers,
-        on_best: Callable[[dict[str, Any]], None],
-    ) -> None:
-        self.task, self.settings, self.accelerator = task, settings, accelerator
-        self.folder, self.trackers, self.on_best = run, trackers, on_best
-        self.processes = Processes(accelerator)
-        self.bare_module, self.copied = task.module, self.processes.copy_if_sharded(task.module)
-        self.optimizer = build_optimizer(task.module, settings.optim)
+    task: Task
+    settings: Settings
+    accelerator: Accelerator
+    folder: Path
+    trackers: Trackers
+    on_best: Callable[[dict[str, Any]], None]
+
+    def __post_init__(self) -> None:
+        self.processes = Processes(self.accelerator)
+        self.bare_module, self.copied = self.task.module, self.processes.copy_if_sharded(self.task.module)
+        self.optimizer = build_optimizer(self.task.module, self.settings.optim)
+        self.average: WeightAverage | None = None
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
-        self.accumulation = settings.trainer.gradient_accumulation
-        epochs_steps = settings.trainer.epochs * math.ceil(task.batches_per_epoch() / self.accumulation)
-        self.total = min(settings.trainer.max_steps or epochs_steps, epochs_steps)
+        self.accumulation = self.settings.trainer.gradient_accumulation
+        epochs_steps = self.settings.trainer.epochs * math.ceil(self.task.batches_per_epoch() / self.accumulation)
+        self.total = min(self.settings.trainer.max_steps or epochs_steps, epochs_steps)
 
     def run(self, resume: tuple[Path, dict[str, Any]] | None) -> RunState:
         self.task.module, self.optimizer = self.accelerator.prepare(self.bare_module, self.optimizer)
@@ -155,12 +104,22 @@ class _Fit:
             self.processes.part_random_states(self.settings.trainer.seed)
             if resume:
                 self._load(*resume)
+            self.average = self._start_average(resume)
             progress = TrainingProgress(self.total, done=self.state.step, enabled=self.accelerator.is_main_process)
             with caught_signals() as caught, contextlib.closing(progress):
                 self._train(progress, caught)
         finally:
             self.task.module = self.bare_module
         return self.state
+
+    def _start_average(self, resume: tuple[Path, dict[str, Any]] | None) -> WeightAverage | None:
+        """The average of the weights, where the settings want one; a checkpoint without one begins with its weights."""
+        if not self.settings.optim.ema:
+            return None
+        average = WeightAverage(self.bare_module, decay=self.settings.optim.ema)
+        if resume and checkpoint.AVERAGE in resume[1]["files"]:
+            average.load_state(checkpoint.read_tensors(resume[0], "average"), origin=resume[0])
+        return average
 
     def _train(self, progress: TrainingProgress, caught: Sequence[int]) -> None:
         """Epoch after epoch, until the last step is taken and validated."""
@@ -192,6 +151,8 @@ class _Fit:
         sums = Counter(state.sums)
         sums.update(report)
         state.step, state.position, state.sums = state.step + 1, state.position + len(batches), dict(sums)
+        if self.average:
+            self.average.update(state.step)
         self.saved = None
         progress.advance(loss=report["loss"], learning_rate=factor * peak, pairs=report["pairs"])
         if state.step % self.settings.trainer.log_every == 0:
@@ -250,7 +211,8 @@ class _Fit:
             self.saved = None
         if state.step < self.total and state.epoch % trainer.validate_every:
             return
-        with checkpoint.preserved_random_state():  # how often a run is validated does not change what it learns
+        averaged = self.average.in_place() if self.average else contextlib.nullcontext()
+        with averaged, checkpoint.preserved_random_state():  # how often it is validated does not change what is learnt
             metrics = self._validate()
         shown = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         progress.report(f"epoch {state.epoch + state.position / max(1, batches):.3g}/{trainer.epochs}", shown)
@@ -285,6 +247,7 @@ class _Fit:
         # Every process has a part in this, though only the main one writes.
         own_states = self.processes.gather_states(self.task)
         model, optimizer = checkpoint.module_state(self.bare_module), checkpoint.optimizer_state(self.optimizer)
+        average = self.average.state() if self.average else None
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         if self.processes.is_main:
             with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
@@ -293,6 +256,7 @@ class _Fit:
                     step=self.state.step,
                     model=model,
                     optimizer=optimizer,
+                    average=average,
                     state={**asdict(self.state), **own_states, "scaler": scaler},
                 )
                 checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)

@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from launched_train import run
 
-from captioner.training import loop
+from captioner.training import device
 
 
 def shard(accelerator: Accelerator) -> Accelerator:
@@ -27,6 +27,6 @@ def shard(accelerator: Accelerator) -> Accelerator:
 
 
 if __name__ == "__main__":
-    build = loop.build_accelerator
-    loop.build_accelerator = lambda settings: shard(build(settings))
+    build = device.build_accelerator
+    device.build_accelerator = lambda settings: shard(build(settings))
     sys.exit(run(*sys.argv[1:]))

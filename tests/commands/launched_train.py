@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from captioner.commands.train import main
-from captioner.settings import settings_from_dict
+from captioner.settings_json import settings_from_dict
 
 
 def run(presets: str, *words: str) -> int:

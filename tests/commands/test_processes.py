@@ -12,7 +12,8 @@ from tiny_models import TINY_ENCODERS
 from tiny_shards import write_shards
 
 from captioner.commands import train
-from captioner.settings import ScheduleSettings, Settings, settings_to_dict
+from captioner.settings import ScheduleSettings, Settings
+from captioner.settings_json import settings_to_dict
 from captioner.training.checkpoint import find_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ import tyro
 
 from captioner.commands.settings_arguments import ExtraFlags, format_flags, parse_settings
 from captioner.errors import ConfigError
-from captioner.settings import DataSettings, DecoderSettings, OptimSettings, Settings, settings_differences
+from captioner.settings import DataSettings, DecoderSettings, OptimSettings, Settings
+from captioner.settings_json import settings_differences
 
 PRESETS = {
     "scenes": Settings(),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from captioner import Captioner
 from captioner.commands import train
 from captioner.run_folder import read_settings
-from captioner.settings import settings_from_dict, settings_to_dict
+from captioner.settings_json import settings_from_dict, settings_to_dict
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,7 +134,7 @@ def test_a_signal_in_the_middle_of_training_saves_and_says_how_to_go_on(workshop
     (tmp_path / "tiny.json").write_text(json.dumps(settings_to_dict(settings)))
     script = (
         "import json, sys; from captioner.commands.train import main;"
-        "from captioner.settings import settings_from_dict;"
+        "from captioner.settings_json import settings_from_dict;"
         "presets = {'tiny': settings_from_dict(json.load(open(sys.argv[1])))};"
         "sys.exit(main(sys.argv[2:], presets=presets))"
     )

@@ -23,7 +23,8 @@ from captioner.settings import (
 )
 from captioner.tasks.base import Monitor
 from captioner.tasks.captioning import CaptioningTask
-from captioner.training.loop import build_accelerator, fit
+from captioner.training.device import build_accelerator
+from captioner.training.loop import fit
 from captioner.training.tracking import Trackers
 
 CAPTIONS = [

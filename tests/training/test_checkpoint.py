@@ -13,7 +13,7 @@ from torch import nn
 from captioner.errors import CheckpointError
 from captioner.training import checkpoint
 
-FILES = (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE)
+FILES = (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.AVERAGE, checkpoint.STATE)
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def save(tmp_path):
             step=step,
             model={"weight": torch.arange(6.0).view(2, 3) + step},
             optimizer={"weight/exp_avg": torch.full((2, 3), float(step))},
+            average={"weight": torch.full((2, 3), step - 0.5)},
             state={"epoch": 1, "random": checkpoint.random_state()},
         )
 
@@ -35,7 +36,7 @@ def save(tmp_path):
 def seal(folder, **changes):
     """Change a state.json as a writer would, with its sums right."""
     content = {**json.loads((folder / checkpoint.STATE).read_text()), **changes}
-    content["files"] = {name: checkpoint.checksum(folder / name) for name in FILES[:2]}
+    content["files"] = {name: checkpoint.checksum(folder / name) for name in FILES[:-1]}
     content["checksum"] = checkpoint._content_checksum(content)
     (folder / checkpoint.STATE).write_text(json.dumps(content))
 
@@ -48,7 +49,14 @@ def test_save_and_read(save, tmp_path):
     assert (state["format"], state["step"], state["epoch"]) == (1, 1200, 1)
     assert checkpoint.read_tensors(folder, "model")["weight"].tolist() == [[1200, 1201, 1202], [1203, 1204, 1205]]
     assert checkpoint.read_tensors(folder, "optimizer")["weight/exp_avg"].eq(1200).all()
+    assert checkpoint.read_tensors(folder, "average")["weight"].eq(1199.5).all()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00001200"]
+
+
+def test_a_checkpoint_without_an_average_is_whole(tmp_path):
+    folder = checkpoint.save_checkpoint(tmp_path, step=1, model={}, optimizer={}, state={})
+    assert sorted(checkpoint.read_state(folder)["files"]) == [checkpoint.MODEL, checkpoint.OPTIMIZER]
+    assert not (folder / checkpoint.AVERAGE).exists()
 
 
 def truncate(path):
