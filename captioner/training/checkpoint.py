@@ -103,7 +103,7 @@ def module_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def identity(variable: Tensor) -> int:
-    """What is the same for tied weights out of ``state_dict(keep_vars=True)``; a process may hold no part of a shard."""
+    """The same for tied weights of ``state_dict(keep_vars=True)``, also where a process has no part of a shard."""
     return id(variable) if isinstance(variable, DTensor) else variable.data_ptr()
 
 
