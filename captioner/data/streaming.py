@@ -30,6 +30,7 @@ from captioner.errors import DataError, ImageError
 logger = logging.getLogger(__name__)
 
 READERS = 4  # threads of a process that open images and make pixels of them
+WAITING = 3  # of the batches that were given out, so many may not be used yet: the next one is brought to the GPU early
 Item = TypeVar("Item")
 
 
@@ -105,7 +106,7 @@ class StreamBatches:
         self._sizes = [len(range(number, batch_images, processes)) for number in range(processes)]
         self._size = self._sizes[rank]
         self._window = max(1, shuffle_buffer // self._size)  # in batches
-        self._place: dict[str, Any] = {}
+        self._places: deque[dict[str, Any]] = deque([{}], maxlen=WAITING)
 
     def __len__(self) -> int:
         shares = [self.shards.share(number, self.processes) for number in range(self.processes)]
@@ -116,8 +117,8 @@ class StreamBatches:
         return f"{sum(self.shards.counts):,} images in {len(self.shards.paths)} {self.shards.kind} shards"
 
     def place(self) -> dict[str, Any]:
-        """Where the window of the newest batch begins."""
-        return self._place
+        """Where the window begins that the newest of the used batches is in, or the one before it."""
+        return self._places[0]
 
     def go_to(self, place: Mapping[str, Any]) -> None:
         """Begin the next epoch at a place; the batches before it are not read again.
@@ -129,12 +130,12 @@ class StreamBatches:
                 "the shards are not those that the run was stopped in; bring them back, "
                 "or resume from a step at the end of an epoch"
             )
-        self._place = dict(place)
+        self._places = deque([dict(place)], maxlen=WAITING)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[CaptionBatch]:
         """This process's batches of an epoch from number ``start`` on; windows and batches are read ahead."""
         for batch, place in _ahead(self._load_batches(epoch, start), 2):
-            self._place = place
+            self._places.append(place)
             yield batch
 
     def padding_share(self, epoch: int) -> float:
@@ -145,7 +146,7 @@ class StreamBatches:
 
     def _load_batches(self, epoch: int, start: int) -> Generator[tuple[CaptionBatch, dict[str, Any]]]:
         """Batches, each with the place that leads to the one after it."""
-        number, place = start, self._place
+        number, place = start, self._places[-1]
         with ThreadPoolExecutor(READERS, thread_name_prefix="images") as pool:
             for window in _ahead(self._windows(epoch, start // self._window), 1):
                 place = {
@@ -165,10 +166,10 @@ class StreamBatches:
         """The windows of an epoch from number ``first`` on."""
         order = random.Random(f"shards {self.seed} {epoch}")
         stream = self.shards.stream(order=order, rank=self.rank, processes=self.processes)
-        number = 0
-        if self._place.get("epoch") == epoch and self._place["window"] <= first:
-            stream.load_state_dict(self._place["stream"])
-            number = self._place["window"]
+        number, place = 0, self._places[0]
+        if place.get("epoch") == epoch and place["window"] <= first:
+            stream.load_state_dict(place["stream"])
+            number = place["window"]
         state, samples = stream.state_dict(), iter(stream)
         size = self._window * self._size
         while columns := list(islice(samples, size)):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from captioner.data.batches import IGNORED, PADDING_SEGMENT, CaptionBatches, pack_captions
+from captioner.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,6 +120,25 @@ def test_padding_is_under_five_percent_on_lengths_like_flickr8ks(images, size):
     batches = make_batches(images, batch_images=size)
     assert 0 < batches.padding_share(0) < 0.05
     assert batches.padding_share(0) < make_batches(images, batch_images=size, shuffle=False).padding_share(0) / 2
+
+
+def test_padding_is_under_five_percent_on_lengths_like_flickr30ks():
+    """13 tokens on average, with a long tail on the right, in the batches of the preset flickr30k-clip."""
+    numbers = random.Random(0)
+    captions = [
+        [[3] * min(max(round(numbers.lognormvariate(2.48, 0.42)), 2), 80) for _ in range(5)] for _ in range(6000)
+    ]
+    lengths = [len(caption) for image in captions for caption in image]
+    assert 12.5 < sum(lengths) / len(lengths) < 13.5
+    trainer, decoder = PRESETS["flickr30k-clip"].trainer, PRESETS["flickr30k-clip"].decoder
+    batches = make_batches(
+        captions=captions,
+        batch_images=trainer.batch_images,
+        length_buckets=trainer.length_buckets,
+        captions_per_row=trainer.captions_per_row,
+        max_length=decoder.max_length,
+    )
+    assert 0 < batches.padding_share(0) < 0.05
 
 
 def test_the_padding_share_is_that_of_the_batches():

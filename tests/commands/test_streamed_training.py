@@ -24,7 +24,7 @@ def settings(request, workshop, tmp_path):
         data={"streaming": pattern, "shuffle_buffer": 6},
         encoder=VIT if request.param == "parquet" else {"views": 2},
         decoder={"dropout": 0.3},
-        trainer={"batch_images": 3, "max_steps": 7, "epochs": 9, "folder": str(tmp_path), "log_every": 1},
+        trainer={"batch_images": 3, "max_steps": 8, "epochs": 9, "folder": str(tmp_path), "log_every": 1},
     )
     return replace(settings, schedule=ScheduleSettings(kind="constant", warmup=0.0))
 
@@ -40,10 +40,10 @@ def test_a_streamed_run_goes_on_as_if_it_had_never_stopped(workshop, settings, t
     assert len([line for line in lines if "validation/CIDEr" in line]) == 2
 
     torch.manual_seed(5)  # a resumed run depends on no seed of its process
-    assert train.main(["tiny", "--trainer.run", "parts", "--trainer.max-steps", "6"], presets=presets) == 0
+    assert train.main(["tiny", "--trainer.run", "parts", "--trainer.max-steps", "7"], presets=presets) == 0
     _, state = find_checkpoint(tmp_path / "parts")
-    assert (state["position"], state["place"]["window"]) == (2, 0)
-    words = ["--resume", str(tmp_path / "parts"), "--trainer.max-steps", "7"]
+    assert (state["position"], state["place"]["epoch"], state["place"]["window"]) == (3, 1, 0)
+    words = ["--resume", str(tmp_path / "parts"), "--trainer.max-steps", "8"]
     assert train.main(words, presets=presets) == 0
     weights = [load_file(find_checkpoint(tmp_path / run)[0] / "model.safetensors") for run in ("whole", "parts")]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
