@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.settings_arguments import ExtraFlags, parse_settings
-from captioner.commands.shell import describe_os_error, guard
+from captioner.commands.shell import guard
 from captioner.errors import CheckpointError
 from captioner.settings import Settings
 
@@ -199,8 +199,8 @@ class Training:
             export(captioner, self.best)
         except OSError as error:
             raise CheckpointError(
-                f"the test figures could not be put into {self.best} ({describe_os_error(error)}); "
-                f"then go on with: {self.prog} {self.preset} --resume {self.folder}"
+                f"the test figures could not be written to {self.best} ({error.strerror or error}); "
+                f"free some space and go on with: {self.prog} {self.preset} --resume {self.folder}"
             ) from error
         self._show_caption(captioner, resources)
         if self.settings.hub.repo_id:

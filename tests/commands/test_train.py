@@ -174,7 +174,7 @@ def test_a_full_disk_at_the_end_says_how_to_go_on(workshop, copied, monkeypatch,
     monkeypatch.setattr(publish, "export", fill_disk)
     assert workshop.train("--resume", str(copied)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(
-        f"error: the test figures could not be put into {copied / 'best'} (no space left on the disk"
+    assert error == (
+        f"error: the test figures could not be written to {copied / 'best'} (No space left on device); "
+        f"free some space and go on with: captioner train tiny --resume {copied}"
     )
-    assert error.endswith(f"go on with: captioner train tiny --resume {copied}")
