@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
+from captioner.data.device_batches import on_device
 from captioner.data.streaming import StreamBatches
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.decoding import SpecialTokens, generate
@@ -73,7 +74,7 @@ class CaptioningTask:
         return self._train.padding_share(0)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[CaptionBatch]:
-        return self._train.batches(epoch, start=start)
+        return on_device(self._train.batches(epoch, start=start), self._device)
 
     def place(self) -> dict[str, Any]:
         return self._train.place()

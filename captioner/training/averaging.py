@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from captioner.errors import CheckpointError
-from captioner.training.checkpoint import identity, shard_like, whole_tensor
+from captioner.training.states import identity, shard_like, whole_tensor
 
 
 class WeightAverage:

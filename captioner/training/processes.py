@@ -15,7 +15,7 @@ from torch import nn
 
 from captioner.errors import CheckpointError
 from captioner.tasks.base import StepOutput, Task
-from captioner.training.checkpoint import load_module_state, load_random_state, module_state, random_state
+from captioner.training.states import load_module_state, load_random_state, module_state, random_state
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
