@@ -21,7 +21,8 @@ from captioner.data.tokenizer import CaptionTokenizer, open_dataset_tokenizer, t
 from captioner.errors import DataError
 from captioner.models.captioner import CaptionerModel
 from captioner.models.decoder import TransformerDecoder
-from captioner.models.encoders import ImageEncoder, encoder_fingerprint, fast_encode, load_encoder
+from captioner.models.encoders import ImageEncoder, encoder_fingerprint, load_encoder
+from captioner.models.fast_encoding import fast_encode
 from captioner.models.image_processors import ImageProcessor, load_processor
 from captioner.models.projections import build_projection
 from captioner.settings import Settings

@@ -54,6 +54,8 @@ class EncoderSettings:
     """Side of the square input in pixels; 0: what the encoder's processor says."""
     trainable: bool = False
     """Train the encoder too; otherwise it is frozen and its features are cached."""
+    gradient_checkpointing: bool = False
+    """Compute a trainable encoder's activations twice instead of keeping them: much less memory, a third more time."""
     views: int = 1
     """Cached views of a training image: 1 the image, 2 also its mirror image, more add random crops."""
 
@@ -110,6 +112,8 @@ class OptimSettings:
     """Peak learning rate."""
     encoder_lr: float = 1e-5
     """Peak learning rate of a trainable encoder."""
+    layer_decay: float = 1.0
+    """Factor by which a trainable encoder's rate falls from each layer to the one before, such as 0.75; 1: none."""
     weight_decay: float = 0.05
     """Weight decay of matrices; biases, norms and embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.98)
@@ -154,6 +158,8 @@ class TrainerSettings:
     """Batches whose gradients are summed for one step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the matrix products; auto: bf16 where the hardware multiplies it, else fp32."""
+    compile: bool = False
+    """Compile the network (torch.compile): minutes at the start, then faster steps on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     seed: int = 0
@@ -162,6 +168,10 @@ class TrainerSettings:
     """Epochs between validations, each of which saves a checkpoint."""
     validation_images: int = 0
     """Validate on the first so many images; 0: all."""
+    patience: int = 0
+    """Stop after so many validations without a new best; 0: never."""
+    save_every: int = 0
+    """Steps between checkpoints beside those of the validations; 0: none."""
     keep: int = 2
     """Checkpoints kept beside the best."""
     log_every: int = 50

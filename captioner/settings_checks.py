@@ -37,6 +37,8 @@ LEAST = {
     "trainer.seed": 0,
     "trainer.validate_every": 1,
     "trainer.validation_images": 0,
+    "trainer.patience": 0,
+    "trainer.save_every": 0,
     "trainer.keep": 1,
     "trainer.log_every": 1,
     "decoding.beams": 1,
@@ -113,6 +115,8 @@ def _range_problems(values: Mapping[str, Any]) -> Iterator[str]:
     for path in SHARES:
         if not 0 <= values[path] <= 1:
             yield f"{path}={values[path]} is not a share in [0, 1]; the default is {DEFAULTS[path]}"
+    if not 0 < values["optim.layer_decay"] <= 1:
+        yield f"optim.layer_decay={values['optim.layer_decay']} is not in (0, 1]; use 1 for the same rate in all layers"
     if not all(0 <= beta < 1 for beta in values["optim.betas"]):
         yield f"optim.betas={values['optim.betas']} are not in [0, 1); the default is {DEFAULTS['optim.betas']}"
 
@@ -138,6 +142,8 @@ def _name_problems(settings: Settings) -> Iterator[str]:
 
 
 def _encoder_problems(encoder: EncoderSettings) -> Iterator[str]:
+    if encoder.gradient_checkpointing and not encoder.trainable:
+        yield "encoder.gradient_checkpointing saves nothing with a frozen encoder; drop it or set encoder.trainable"
     if not encoder.config:
         if not encoder.name:
             yield "encoder.name is empty; give a Hub id, a local folder, or encoder.config"

@@ -44,10 +44,10 @@ def settings_from_dict(content: Mapping[str, Any]) -> Settings:
     return Settings(**{name: kind(**values[name]) for name, kind in groups.items()})
 
 
-def settings_differences(before: Settings, after: Settings) -> list[str]:
-    """Return one line for every setting that differs, as in ``optim.lr: 0.0003 -> 0.001``."""
+def changed_settings(before: Settings, after: Settings) -> dict[str, str]:
+    """Return a line for every setting that differs by its path, as in ``optim.lr: 0.0003 -> 0.001``."""
     pairs = zip(setting_values(before), setting_values(after), strict=True)
-    return [f"{path}: {old!r} -> {new!r}" for (path, old), (_, new) in pairs if old != new]
+    return {path: f"{path}: {old!r} -> {new!r}" for (path, old), (_, new) in pairs if old != new}
 
 
 def _unknown_setting(path: str, known: Iterable[str]) -> str:

@@ -20,9 +20,9 @@ STAIRCASE = """
     data/inspection data/dataset_writer data/prepared
     data/tokenizer
     data/image_views data/feature_shards data/features
-    data/batches
+    data/batches data/device_batches
 
-    models/encoder_files models/image_processors models/encoders
+    models/encoder_files models/image_processors models/encoders models/fast_encoding
     models/projections models/decoder models/captioner
 
     decoding
@@ -32,8 +32,8 @@ STAIRCASE = """
 
     losses
     tasks/base tasks/captioning
-    training/device training/optim training/checkpoint training/averaging training/tracking training/progress
-    training/signals training/loop
+    training/device training/optim training/states training/checkpoint training/averaging training/tracking
+    training/progress training/signals training/loop
 
     run_folder build model_card export_folder api scoring publish presets
 

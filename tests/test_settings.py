@@ -8,7 +8,7 @@ import pytest
 from captioner.errors import ConfigError
 from captioner.settings import MINIMUM_VOCABULARY_SIZE, Settings, setting_types, setting_values
 from captioner.settings_checks import LEAST, check_settings, describe_type, nearest_name
-from captioner.settings_json import settings_differences, settings_from_dict, settings_to_dict
+from captioner.settings_json import changed_settings, settings_from_dict, settings_to_dict
 
 
 def change(**values: object) -> Settings:
@@ -43,6 +43,14 @@ def test_default_settings_are_right():
         ({"optim__weight_decay": float("nan")}, "optim.weight_decay=nan is no finite number; use 0 or more"),
         ({"decoder__dropout": 1.0}, "decoder.dropout=1.0 is not in [0, 1); the default is 0.1"),
         ({"task__label_smoothing": -0.1}, "task.label_smoothing=-0.1 is not in [0, 1); the default is 0.1"),
+        (
+            {"optim__layer_decay": 0.0},
+            "optim.layer_decay=0.0 is not in (0, 1]; use 1 for the same rate in all layers",
+        ),
+        (
+            {"encoder__gradient_checkpointing": True},
+            "encoder.gradient_checkpointing saves nothing with a frozen encoder; drop it or set encoder.trainable",
+        ),
         ({"optim__ema": 1.0}, "optim.ema=1.0 is not in [0, 1); the default is 0.0"),
         ({"schedule__warmup": 1.5}, "schedule.warmup=1.5 is not a share in [0, 1]; the default is 0.05"),
         ({"schedule__kind": "cosin"}, "schedule.kind='cosin' is not one of cosine, linear, constant"),
@@ -135,7 +143,7 @@ def test_unknown_names_and_wrong_types_in_a_file_are_all_told():
         "decoder.widht: no such setting in this version of captioner; did you mean decoder.width?",
         "decoder.heads='8' is not a whole number",
         "decoder.positions='sinusoidal' is not one of learned, rotary",
-        "optim=3 is not a group of settings; it has lr, encoder_lr, weight_decay, betas, clip_norm, ema",
+        "optim=3 is not a group of settings; it has lr, encoder_lr, layer_decay, weight_decay, betas, clip_norm, ema",
         "data.zzz: no such setting in this version of captioner; remove it",
     )
 
@@ -145,8 +153,8 @@ def test_whole_numbers_are_numbers_in_a_file():
 
 
 def test_differences_name_old_and_new_values():
-    assert settings_differences(Settings(), Settings()) == []
-    assert settings_differences(Settings(), change(optim__lr=0.001, data__name="flickr8k")) == [
+    assert changed_settings(Settings(), Settings()) == {}
+    assert list(changed_settings(Settings(), change(optim__lr=0.001, data__name="flickr8k")).values()) == [
         "data.name: 'scenes' -> 'flickr8k'",
         "optim.lr: 0.0003 -> 0.001",
     ]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
+from captioner.data.device_batches import on_device
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.decoding import SpecialTokens, generate
 from captioner.evaluation.caption_metrics import cider
@@ -65,7 +66,7 @@ class CaptioningTask:
         return self._train.padding_share(0)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[CaptionBatch]:
-        return self._train.batches(epoch, start=start)
+        return on_device(self._train.batches(epoch, start=start), self._device)
 
     def loss(self, batch: CaptionBatch) -> StepOutput:
         batch = batch.to(self._device)

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from captioner.errors import CaptionerError
 from captioner.settings import Settings
 from captioner.tasks.base import Task
-from captioner.training import checkpoint
+from captioner.training import checkpoint, states
 from captioner.training.averaging import WeightAverage
 from captioner.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from captioner.training.progress import TrainingProgress
@@ -42,6 +43,8 @@ class RunState:
     """Best value of the monitored metric."""
     best_step: int | None = None
     """Step of the best value."""
+    stale: int = 0
+    """Validations since the best value."""
     sums: dict[str, float] = field(default_factory=dict)
     """What the reports since the last line of metrics.jsonl add up to."""
 
@@ -97,7 +100,9 @@ class _Fit:
         self.total = min(self.settings.trainer.max_steps or epochs_steps, epochs_steps)
 
     def run(self, resume: tuple[Path, dict[str, Any]] | None) -> RunState:
-        self.task.module, self.optimizer = self.accelerator.prepare(self.bare_module, self.optimizer)
+        prepared, self.optimizer = self.accelerator.prepare(self.bare_module, self.optimizer)
+        # Captions differ in length: a network compiled for any length is compiled once.
+        self.task.module = torch.compile(prepared, dynamic=True) if self.settings.trainer.compile else prepared
         try:
             if resume:
                 self._load(*resume)
@@ -119,13 +124,20 @@ class _Fit:
         return average
 
     def _train(self, progress: TrainingProgress, caught: Sequence[int]) -> None:
-        """Epoch after epoch, until the last step is taken and validated."""
-        while self.state.step < self.total or self.state.validated != self.state.step:
+        """Epoch after epoch, until the last step is taken and validated, or nothing has got better for long."""
+        save_every = self.settings.trainer.save_every
+        while (self.state.step < self.total or self.state.validated != self.state.step) and not self._is_stale():
             for batches in self._step_batches():
                 self._step(batches, progress)
+                if save_every and self.state.step % save_every == 0:
+                    self._save()
                 self._stop_if(caught)
             self._end_epoch(progress)
             self._stop_if(caught)
+
+    def _is_stale(self) -> bool:
+        patience = self.settings.trainer.patience
+        return 0 < patience <= self.state.stale
 
     def _stop_if(self, caught: Sequence[int]) -> None:
         if caught:
@@ -208,7 +220,7 @@ class _Fit:
         if state.step < self.total and state.epoch % trainer.validate_every:
             return
         averaged = self.average.in_place() if self.average else contextlib.nullcontext()
-        with averaged, checkpoint.preserved_random_state():  # how often it is validated does not change what is learnt
+        with averaged, states.preserved_random_state():  # how often it is validated does not change what is learnt
             metrics = self._validate()
         shown = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         progress.report(f"epoch {state.epoch + state.position / max(1, batches):.3g}/{trainer.epochs}", shown)
@@ -220,9 +232,10 @@ class _Fit:
         with self.accelerator.autocast():
             metrics = self.task.validate()
         state, monitor = self.state, self.task.monitor
-        state.validated = state.step
+        state.validated, state.stale = state.step, state.stale + 1
         self._track({"epoch": state.epoch, **{f"validation/{key}": value for key, value in metrics.items()}})
         if monitor.improves(metrics[monitor.metric], state.best):
+            state.stale = 0
             with warn_instead_of_stop("the best model so far is not exported"):
                 if self.accelerator.is_main_process:
                     self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
@@ -237,12 +250,12 @@ class _Fit:
             self.saved = checkpoint.save_checkpoint(
                 self.folder,
                 step=self.state.step,
-                model=checkpoint.module_state(self.bare_module),
-                optimizer=checkpoint.optimizer_state(self.optimizer),
+                model=states.module_state(self.bare_module),
+                optimizer=states.optimizer_state(self.optimizer),
                 average=self.average.state() if self.average else None,
                 state={
                     **asdict(self.state),
-                    "random": checkpoint.random_state(),
+                    "random": states.random_state(),
                     "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
                 },
             )
@@ -251,14 +264,14 @@ class _Fit:
 
     def _load(self, folder: Path, content: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        checkpoint.load_module_state(self.bare_module, checkpoint.read_tensors(folder, "model"), origin=folder)
+        states.load_module_state(self.bare_module, checkpoint.read_tensors(folder, "model"), origin=folder)
         optimizer = checkpoint.read_tensors(folder, "optimizer")
-        checkpoint.load_optimizer_state(self.optimizer, optimizer, origin=folder)
-        checkpoint.load_random_state(content["random"])
+        states.load_optimizer_state(self.optimizer, optimizer, origin=folder)
+        states.load_random_state(content["random"])
         if content["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         # The first checkpoints did not say when they were validated; they were written after a validation.
-        content = {"validated": content["step"], **content}
+        content = {"validated": content["step"], "stale": 0, **content}
         self.state = RunState(**{name: content[name] for name in RunState.__dataclass_fields__})
         self.saved = folder
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from captioner.errors import CheckpointError
 from captioner.settings import OptimSettings, Settings
-from captioner.training import checkpoint
+from captioner.training import checkpoint, states
 from captioner.training.averaging import WeightAverage
 from captioner.training.signals import InterruptedTrainingError
 
@@ -82,7 +82,7 @@ def test_the_average_is_validated_and_exported_and_does_not_touch_what_is_learnt
 
     def alter(task):
         validate = task.validate
-        task.validate = lambda: seen.append(checkpoint.module_state(task.module)) or validate()
+        task.validate = lambda: seen.append(states.module_state(task.module)) or validate()
         tasks.append(task)
 
     def on_best(metrics):

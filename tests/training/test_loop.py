@@ -189,6 +189,45 @@ def test_validation_does_not_change_what_is_learnt(tmp_path):
     assert all(map(torch.equal, often.module.parameters(), seldom.module.parameters()))
 
 
+def test_saves_every_so_many_steps_beside_the_validations(tmp_path):
+    train(LineTask(), tmp_path, make_settings(epochs=2, save_every=3, keep=10))
+    assert steps_saved(tmp_path) == [3, 5, 6, 9, 10]
+    _, state = checkpoint.find_checkpoint(tmp_path / "step-00000006")
+    assert (state["epoch"], state["position"], state["validated"]) == (1, 1, 5)
+
+
+def test_stops_after_so_many_validations_without_a_new_best(tmp_path):
+    state = train(LineTask([1.0, 2.0, 2.0, 1.0, 3.0]), tmp_path, make_settings(epochs=5, patience=2))
+    assert (state.step, state.best_step, state.stale) == (20, 10, 2)
+    patient = make_settings(epochs=5, patience=3)
+    assert train(LineTask(), tmp_path, make_settings(epochs=5, patience=2), resume=tmp_path).step == 20
+    assert train(LineTask([3.0]), tmp_path, patient, resume=tmp_path).best_step == 25
+
+
+def test_compiled_network_is_trained_and_handed_back_bare(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_network(module, *, dynamic):
+        compiled.append((module, dynamic))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_network)
+    task = LineTask()
+    module = task.module
+    train(task, tmp_path, make_settings(compile=True))
+    assert compiled == [(module, True)]
+    assert task.module is module
+
+
+@pytest.mark.slow
+def test_compiled_network_learns_the_same(tmp_path):
+    plain, compiled = LineTask(), LineTask()
+    plain.module[1].p = compiled.module[1].p = 0.0  # a compiled network draws its dropout in another order
+    train(plain, tmp_path / "plain")
+    train(compiled, tmp_path / "compiled", make_settings(compile=True))
+    torch.testing.assert_close(compiled.module.state_dict(), plain.module.state_dict(), rtol=1e-5, atol=1e-6)
+
+
 def test_keeps_one_checkpoint(tmp_path):
     train(LineTask(), tmp_path, make_settings(epochs=3, keep=1))
     assert steps_saved(tmp_path) == [15]
