@@ -125,8 +125,9 @@ class Training:
             return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
 
         resources, task = processes.one_after_another(build)
-        if found:  # settings that do not fit the weights are refused before they are recorded
+        if found:  # what cannot go on is refused before anything is recorded
             load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
+            processes.check_states(task, found[1], origin=found[0])
         if processes.is_main:
             if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
                 shutil.rmtree(self.folder, ignore_errors=True)
