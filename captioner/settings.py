@@ -162,6 +162,8 @@ class TrainerSettings:
     """Compile the network (torch.compile): minutes at the start, then faster steps on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    threads: int = 0
+    """CPU threads that share an operation; 0: torch's choice, one a core."""
     seed: int = 0
     """Seed of everything random."""
     validate_every: int = 1

@@ -35,6 +35,7 @@ LEAST = {
     "trainer.captions_per_row": 0,
     "trainer.gradient_accumulation": 1,
     "trainer.seed": 0,
+    "trainer.threads": 0,
     "trainer.validate_every": 1,
     "trainer.validation_images": 0,
     "trainer.patience": 0,
