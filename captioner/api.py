@@ -15,7 +15,8 @@ from PIL.Image import Image
 
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
-from captioner.decoding import Hypothesis, SpecialTokens, generate
+from captioner.decoding.generation import generate
+from captioner.decoding.hypotheses import Hypothesis, SpecialTokens
 from captioner.errors import ConfigError, HubError, ImageError
 from captioner.export_folder import (
     HUB_ERRORS,

@@ -184,6 +184,20 @@ class DecodingSettings:
 
     beams: int = 3
     """Width of the beam; 1 decodes greedily."""
+    beam_groups: int = 1
+    """Groups of beams that avoid each other's words (diverse beam search); must divide the beams."""
+    diversity: float = 0.5
+    """With several groups: what a token costs that an earlier group has just taken."""
+    samples: int = 0
+    """Captions drawn at random for each image, instead of searching; 0 searches."""
+    temperature: float = 1.0
+    """For samples: below 1 likely tokens become likelier, above 1 less likely."""
+    top_k: int = 0
+    """For samples: draw from so many of the likeliest tokens; 0: from all."""
+    top_p: float = 1.0
+    """For samples: draw from the likeliest tokens that make up this probability."""
+    seed: int = 0
+    """For samples: seed of what is drawn, the same for every image."""
     length_penalty: float = 0.7
     """Scores are divided by length to this power."""
     max_length: int = 30
@@ -192,6 +206,16 @@ class DecodingSettings:
     """Shortest caption in tokens."""
     no_repeat_ngram: int = 3
     """No sequence of so many tokens occurs twice; 0 allows it."""
+    repetition_penalty: float = 1.0
+    """Log-probabilities of tokens that the caption has already are multiplied by this; 1 changes nothing."""
+    prefix: str = ""
+    """What every caption begins with, such as "a photo of"."""
+    banned_words: str = ""
+    """Words and phrases that no caption has, separated by commas."""
+    bad_endings: str = ""
+    """Words that no caption ends with, separated by commas, such as "a,an,the,of,in,on,with,and"."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """Arithmetic of the decoder; auto: bf16 where the hardware multiplies it, else fp32; int8 rounds weights."""
     batch_size: int = 32
     """Images decoded together."""
 
@@ -256,6 +280,7 @@ class Settings:
             *_name_problems(self),
             *_encoder_problems(self.encoder),
             *_length_problems(self),
+            *_search_problems(self.decoding),
             *_head_problems(self.decoder),
         ]
         if problems:
@@ -370,13 +395,19 @@ LEAST = {
     "trainer.keep": 1,
     "trainer.log_every": 1,
     "decoding.beams": 1,
+    "decoding.beam_groups": 1,
+    "decoding.diversity": 0,
+    "decoding.samples": 0,
+    "decoding.top_k": 0,
+    "decoding.seed": 0,
     "decoding.length_penalty": 0,
     "decoding.max_length": 1,
     "decoding.min_length": 0,
     "decoding.no_repeat_ngram": 0,
+    "decoding.repetition_penalty": 1,
     "decoding.batch_size": 1,
 }
-ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm")
+ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm", "decoding.temperature")
 BELOW_ONE = ("projection.dropout", "decoder.dropout", "task.label_smoothing")
 SHARES = ("schedule.warmup", "schedule.floor")
 
@@ -441,6 +472,13 @@ def _length_problems(settings: Settings) -> Iterator[str]:
         yield f"decoding.max_length={wanted} is above decoder.max_length={longest}; lower the first or raise the second"
     if settings.decoding.min_length > wanted:
         yield f"decoding.min_length={settings.decoding.min_length} is above decoding.max_length={wanted}; lower it"
+
+
+def _search_problems(decoding: DecodingSettings) -> Iterator[str]:
+    if decoding.beam_groups > 0 and decoding.beams % decoding.beam_groups:
+        yield f"decoding.beams={decoding.beams} cannot be split into beam_groups={decoding.beam_groups}; use a multiple"
+    if not 0 < decoding.top_p <= 1:
+        yield f"decoding.top_p={decoding.top_p} is not in (0, 1]; the default is {DEFAULTS['decoding.top_p']}"
 
 
 def _head_problems(decoder: DecoderSettings) -> Iterator[str]:

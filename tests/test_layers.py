@@ -23,9 +23,10 @@ STAIRCASE = """
     data/batches
 
     models/encoder_files models/image_processors models/encoders
-    models/projections models/decoder models/captioner
+    models/projections models/decoder models/packed_weights models/packed_decoder models/captioner
 
-    decoding
+    decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
+    decoding/generation
 
     evaluation/ptb evaluation/meteor evaluation/caption_metrics evaluation/metric_modules
     evaluation/scene_accuracy evaluation/example_sheet

@@ -116,7 +116,7 @@ def _refuse_overlap(dataset: "DatasetDict", split: str, *, folder: Path, home: P
 
 def format_evaluation(evaluation: "Evaluation") -> str:
     """The scores of a split as lines of text, the decoding settings beside them."""
-    from captioner.model_card import describe_decoding
+    from captioner.decoding.describe import describe_decoding
 
     lines = [f"{evaluation.split}: {len(evaluation.captions):,} images, {describe_decoding(evaluation.decoding)}"]
     lines += [f"  {name:<15} {value:.4f}" for name, value in evaluation.metrics.items()]
