@@ -4,11 +4,13 @@ Keys and values of the captions live in transformers' ``DynamicCache``, which ``
 image tokens, which ``generate()`` repeats for every beam, are computed at the first step and kept.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 
 from captioner.decoding.hypotheses import SpecialTokens
 from captioner.models.decoder import DecoderBlock, TransformerDecoder
@@ -81,6 +83,7 @@ def generation_config(settings: DecodingSettings, special: SpecialTokens, *, cap
         no_repeat_ngram_size=settings.no_repeat_ngram or None,
         suppress_tokens=special.never_generated,
         bos_token_id=special.start,
+        decoder_start_token_id=special.start,
         eos_token_id=special.end,
         pad_token_id=special.pad,
         **length_penalty,
@@ -96,21 +99,35 @@ def generate_with_transformers(
     *,
     captions: int = 1,
     use_cache: bool = True,
+    encoded: bool = False,
 ) -> tuple[list[list[list[int]]], Tensor | None]:
     """Captions by ``generate()``.
+
+    Args:
+        model: this adapter, or an encoder-decoder model.
+        memory: image tokens [images, patches, width].
+        settings: how to decode.
+        special: the special tokens.
+        captions: captions an image.
+        use_cache: whether to keep keys and values between steps.
+        encoded: whether the model takes the image tokens as its encoder's output.
 
     Returns:
         For every image its captions, each the tokens up to the end token and without it; and their scores
         [images x captions], None for greedy decoding.
     """
+    dtype = next(model.parameters()).dtype
     start = torch.full((len(memory), 1), special.start, device=memory.device)
+    if encoded:
+        inputs = {"encoder_outputs": BaseModelOutput(memory.to(dtype)), "decoder_input_ids": start}
+    else:
+        inputs = {"memory": memory.to(dtype), "input_ids": start}
     found = model.generate(
-        input_ids=start,
-        memory=memory,
+        **inputs,
         use_cache=use_cache,
         generation_config=generation_config(settings, special, captions=captions),
         return_dict_in_generate=True,
-        output_scores=True,
+        output_scores=settings.beams > 1,
     )
     rows = [_until_end(row, special) for row in found.sequences[:, 1:].tolist()]
     images = [rows[place : place + captions] for place in range(0, len(rows), captions)]
@@ -118,5 +135,4 @@ def generate_with_transformers(
 
 
 def _until_end(row: list[int], special: SpecialTokens) -> list[int]:
-    row = row[: row.index(special.end)] if special.end in row else row
-    return row[: row.index(special.pad)] if special.pad in row else row
+    return list(itertools.takewhile(lambda token: token not in (special.end, special.pad), row))

@@ -37,7 +37,7 @@ STAIRCASE = """
 
     run_folder build model_card export_folder api scoring publish presets
 
-    commands/shell commands/settings_arguments commands/caption_outputs
+    commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
     commands/prepare commands/tokenizer commands/evaluate commands/train commands/caption commands/push
     commands/verbs
 """

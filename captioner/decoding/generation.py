@@ -75,6 +75,27 @@ def generate_each(
         yield from generation.step()
 
 
+def stream_tokens(
+    decoder: PackedDecoder,
+    memories: Iterable[Tensor],
+    settings: DecodingSettings,
+    special: SpecialTokens,
+    phrases: Phrases,
+) -> Iterator[list[int]]:
+    """Yield the tokens of one image's caption as it grows; arguments and errors are those of ``generate_each``.
+
+    Each time all tokens are yielded that are sure to stay, which are those that all beams share; at last all of them.
+    """
+    generation = Generation(decoder, memories, settings, special, phrases)
+    shown: list[int] = []
+    while generation.images:
+        found = generation.step()
+        tokens = list(found[0][1][0].tokens) if found else generation.settled()
+        if len(tokens) > len(shown):
+            shown = tokens
+            yield shown
+
+
 class Generation:
     """Captions of a sequence of images in the making."""
 

@@ -60,7 +60,7 @@ class Hypothesis:
     tokens: tuple[int, ...]
     """Token ids without start and end."""
     log_probabilities: tuple[float, ...]
-    """Log-probability of every token, the end token's included; after the repetition penalty, before any temperature."""
+    """Log-probability of every token, the end token's included; with the repetition penalty, without temperature."""
     score: float
     """Sum of the log-probabilities divided by their number to the power of the length penalty."""
     truncated: bool

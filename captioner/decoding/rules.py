@@ -1,7 +1,7 @@
 """What may follow a caption: the rules that forbid tokens, applied to the logits of a step.
 
-A forbidden token's logit becomes minus infinity after the probabilities were normalised, so what is forbidden changes no
-other token's probability. The end token stays reachable: the rules that forbid it yield where nothing else is left.
+A forbidden token's logit becomes minus infinity after the probabilities were normalised, so what is forbidden changes
+no other token's probability. The end token stays reachable: the rules that forbid it yield where nothing else is left.
 """
 
 from collections import defaultdict

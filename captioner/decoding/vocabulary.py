@@ -9,8 +9,8 @@ CHUNK = 64
 def top_candidates(logits: Tensor, bases: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest continuations of each slot's captions, best first.
 
-    The ``count`` largest of many numbers lie in the ``count`` chunks with the largest maxima, and maxima are found in one
-    fast pass, where a top-k over everything would sort.
+    The ``count`` largest of many numbers lie in the ``count`` chunks with the largest maxima, and maxima are found in
+    one fast pass, where a top-k over everything would sort.
 
     Args:
         logits: of the next tokens [slots, beams, vocabulary].

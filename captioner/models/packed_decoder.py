@@ -1,9 +1,9 @@
 """The decoder made ready for generation: one new token a row and step, over caches that never move.
 
-An image is captioned in a *slot*, which holds its beams. A slot keeps the keys and values of every token that any of its
-beams was ever given, in columns; which of them a beam's caption is made of stands in a mask. So beams change places by
-their rows of the mask, not by their keys and values, and they attend together, as the queries of one product. Slots are
-taken and left at any step, each at its own length.
+An image is captioned in a *slot*, which holds its beams. A slot keeps the keys and values of every token that any of
+its beams was ever given, in columns; which of them a beam's caption is made of stands in a mask. So beams change places
+by their rows of the mask, not by their keys and values, and they attend together, as the queries of one product. Slots
+are taken and left at any step, each at its own length.
 """
 
 from dataclasses import dataclass
