@@ -39,7 +39,8 @@ SCENES = Settings(
     schedule=ScheduleSettings(warmup=0.05),
     # An encoder that begins with random weights learns from each pass of an image: every caption gets one of its own.
     # Its batch normalisation wants mixed batches: the longer the caption, the more objects the picture has.
-    # Its operations are too small to share: a second thread saves a tenth on an idle machine and costs much on a busy one.
+    # Its operations are too small to share: a second thread saves a tenth on an idle machine, and on a busy one costs
+    # much.
     trainer=TrainerSettings(
         epochs=3,
         max_steps=1500,

@@ -23,9 +23,10 @@ STAIRCASE = """
     data/batches data/device_batches
 
     models/encoder_files models/image_processors models/encoders models/fast_encoding
-    models/projections models/decoder models/captioner
+    models/projections models/decoder models/packed_weights models/packed_decoder models/captioner
 
-    decoding
+    decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
+    decoding/generation
 
     evaluation/ptb evaluation/meteor evaluation/caption_metrics evaluation/metric_modules
     evaluation/scene_accuracy evaluation/example_sheet
@@ -37,7 +38,7 @@ STAIRCASE = """
 
     run_folder build model_card export_folder api scoring publish presets
 
-    commands/shell commands/settings_arguments commands/caption_outputs
+    commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
     commands/prepare commands/tokenizer commands/evaluate commands/train commands/caption commands/push
     commands/verbs
 """

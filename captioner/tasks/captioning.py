@@ -11,7 +11,8 @@ from torch import nn
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
 from captioner.data.device_batches import on_device
 from captioner.data.tokenizer import CaptionTokenizer
-from captioner.decoding import SpecialTokens, generate
+from captioner.decoding.generation import generate
+from captioner.decoding.hypotheses import SpecialTokens
 from captioner.evaluation.caption_metrics import cider
 from captioner.losses import caption_cross_entropy
 from captioner.settings import DecodingSettings, TaskSettings

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from captioner.decoding import SpecialTokens, generate
+from captioner.decoding.generation import generate
+from captioner.decoding.hypotheses import SpecialTokens
 from captioner.errors import CaptionerError
 from captioner.models.decoder import TransformerDecoder
 from captioner.settings import DecoderSettings, DecodingSettings
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = SpecialTokens(start=START, end=END, pad=PAD, unknown=UNKNOWN)
 WIDTH = 16
-PLAIN = DecodingSettings(beams=1, max_length=8, min_length=0, no_repeat_ngram=0, length_penalty=0.7)
+PLAIN = DecodingSettings(precision="fp32", beams=1, max_length=8, min_length=0, no_repeat_ngram=0, length_penalty=0.7)
 
 
 def make_decoder(*, vocabulary=12, seed=3, scale=0.6, positions="learned"):
