@@ -20,7 +20,7 @@ STAIRCASE = """
     data/inspection data/dataset_writer data/prepared
     data/tokenizer
     data/image_views data/feature_shards data/features
-    data/batches data/device_batches
+    data/batches data/shards data/streaming data/device_batches
 
     models/encoder_files models/image_processors models/encoders models/fast_encoding
     models/projections models/decoder models/packed_weights models/packed_decoder models/captioner
@@ -34,7 +34,7 @@ STAIRCASE = """
     losses
     tasks/base tasks/captioning
     training/device training/optim training/states training/checkpoint training/averaging training/tracking
-    training/progress training/signals training/loop
+    training/progress training/signals training/processes training/loop
 
     run_folder build model_card export_folder api scoring publish presets
 

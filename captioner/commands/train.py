@@ -102,33 +102,45 @@ class Training:
         from captioner.run_folder import check_free, check_resumable, read_settings, run_of
         from captioner.training.checkpoint import clear_leftovers, find_checkpoint, names_step, read_tensors
         from captioner.training.device import build_accelerator
+        from captioner.training.processes import Processes
         from captioner.training.signals import InterruptedTrainingError
         from captioner.training.states import load_module_state
 
+        accelerator = build_accelerator(self.settings)
+        processes = Processes(accelerator)
+        processes.quieten()
         found = None
         if resume:
             run = run_of(resume)
-            clear_leftovers(run)
+            processes.one_after_another(lambda: clear_leftovers(run))
             found = find_checkpoint(resume if names_step(resume) else run)
             check_resumable(read_settings(run)[1], self.settings, position=found[1]["position"])
         elif not (self.automatic or self.settings.trainer.overwrite):
             check_free(self.folder)
-        accelerator = build_accelerator(self.settings)
-        seed_everything(self.settings.trainer.seed)
-        resources = gather_resources(self.settings, tokenizer_path=self.folder / "tokenizer.json" if resume else None)
-        task = build_task(self.settings, resources, rank=accelerator.process_index, processes=accelerator.num_processes)
-        if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
-            shutil.rmtree(self.folder, ignore_errors=True)
+        tokenizer_path = self.folder / "tokenizer.json" if resume else None
+
+        def build() -> "tuple[Resources, CaptioningTask]":
+            seed_everything(self.settings.trainer.seed)
+            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
+            return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+
+        resources, task = processes.one_after_another(build)
         if found:  # settings that do not fit the weights are refused before they are recorded
             load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
-        self._record(resources, resumed_at=found[1]["step"] if found else None)
-        self._announce(task, resources, accelerator)
+        if processes.is_main:
+            if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._record(resources, resumed_at=found[1]["step"] if found else None)
+            self._announce(task, accelerator)
         try:
             self._fit(task, resources, accelerator, found)
         except InterruptedTrainingError as stopped:
-            _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
+            if processes.is_main:
+                _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
             return 130 if stopped.signal == 2 else 0
-        return self._finish(resources) if accelerator.is_main_process else 0
+        finally:
+            processes.part()
+        return self._finish(resources) if processes.is_main else 0
 
     def _record(self, resources: "Resources", *, resumed_at: int | None) -> None:
         from captioner.run_folder import write_settings
@@ -136,13 +148,12 @@ class Training:
         write_settings(self.folder, self.settings, preset=self.preset, resumed_at=resumed_at)
         resources.tokenizer.save(self.folder / "tokenizer.json")
 
-    def _announce(self, task: "CaptioningTask", resources: "Resources", accelerator: Any) -> None:
-        dataset, trainer = resources.dataset, self.settings.trainer
-        pairs = sum(map(len, dataset["train"]["captions"]))
+    def _announce(self, task: "CaptioningTask", accelerator: Any) -> None:
+        trainer = self.settings.trainer
         parameters = sum(parameter.numel() for parameter in task.module.parameters() if parameter.requires_grad)
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         _say(
-            f"Training {self.folder} on {len(dataset['train']):,} images with {pairs:,} captions: "
+            f"Training {self.folder} on {task.describe_data()}: "
             f"{parameters / 1e6:.2f} M trained parameters, {trainer.epochs} epochs of {task.batches_per_epoch()} "
             f"batches (padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )
@@ -150,14 +161,16 @@ class Training:
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
         from captioner.settings_json import settings_to_dict
         from captioner.training.loop import fit
-        from captioner.training.tracking import open_trackers
+        from captioner.training.tracking import Trackers, open_trackers
 
-        trackers = open_trackers(
-            self.settings.tracking,
-            run=self.folder,
-            config=settings_to_dict(self.settings),
-            resume_step=found[1]["step"] if found else 0,
-        )
+        trackers = Trackers([])
+        if accelerator.is_main_process:
+            trackers = open_trackers(
+                self.settings.tracking,
+                run=self.folder,
+                config=settings_to_dict(self.settings),
+                resume_step=found[1]["step"] if found else 0,
+            )
         try:
             fit(
                 task,

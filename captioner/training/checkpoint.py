@@ -214,14 +214,14 @@ def prune_checkpoints(run: Path, *, keep: int, last: int) -> None:
     """
     folders = list_checkpoints(run)
     kept = [folder for folder in folders if _step(folder) <= last][-keep:]
-    if not any(_is_whole(folder) for folder in reversed(kept)):
+    if not any(_iswhole_tensor(folder) for folder in reversed(kept)):
         return
     for folder in folders:
         if folder not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
+def _iswhole_tensor(folder: Path) -> bool:
     try:
         read_state(folder)
     except CheckpointError as error:
