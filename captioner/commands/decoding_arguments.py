@@ -11,9 +11,18 @@ from typing import Any, Literal, get_args, get_origin
 from captioner.settings import DecodingSettings
 
 
-def add_decoding_flags(parser: argparse.ArgumentParser, *, leave_out: Sequence[str] = ()) -> None:
-    """Add a flag for every field of DecodingSettings to a command, but for those that it has already."""
-    group = parser.add_argument_group("decoding", "The defaults are the model's own settings.")
+def add_decoding_flags(
+    parser: argparse.ArgumentParser, *, leave_out: Sequence[str] = (), shown: Sequence[str] | None = None
+) -> None:
+    """Add a flag for every field of DecodingSettings to a command.
+
+    Arguments:
+        parser: the command's arguments.
+        leave_out: fields that the command has a flag for already.
+        shown: the only fields that ``--help`` explains, where a screen has no room for all.
+    """
+    others = "; `captioner evaluate --help` explains the other settings" if shown else ""
+    group = parser.add_argument_group("decoding", f"the model's own settings hold where none is given{others}")
     meanings = _field_docstrings()
     for field in fields(DecodingSettings):
         if field.name not in leave_out:
@@ -23,7 +32,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser, *, leave_out: Sequence[s
                 type=str if choices else field.type,
                 choices=choices,
                 metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[field.type],
-                help=meanings[field.name].replace("%", "%%"),
+                help=meanings[field.name].replace("%", "%%") if not shown or field.name in shown else argparse.SUPPRESS,
             )
 
 
