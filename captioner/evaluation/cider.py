@@ -1,4 +1,4 @@
-"""CIDEr and CIDEr-D (Vedantam et al., 2015, https://arxiv.org/abs/1411.5726), without stemming, as in COCO's evaluation.
+"""CIDEr and CIDEr-D (Vedantam et al., 2015, https://arxiv.org/abs/1411.5726), without stemming, as COCO's evaluation.
 
 What COCO's evaluation calls CIDEr is CIDEr-D: repeating a word earns nothing, and another length than the reference's
 costs. CIDEr is the cosine of the weighted n-gram counts alone. Both are scaled by 10.

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
-
 from captioner.errors import DataError
 from captioner.evaluation import ptb
-from captioner.evaluation.ngrams import ORDERS, NgramIndex
+from captioner.evaluation.ngrams import ORDERS
 
 FORMAT = "captioner document frequencies 1"
 
 
 @dataclass(frozen=True)
 class DocumentFrequencies:
-    """Document frequencies of a set of images: for scoring one image, a stream, or any set by the weights of another."""
+    """Document frequencies of a set of images, for scoring one image, a stream, or a set by the weights of another."""
 
     images: int
     """How many images they were counted in."""

@@ -1,4 +1,4 @@
-"""N-grams of tokenized captions as arrays of numbers, so that counting and matching them needs no loop over captions."""
+"""N-grams of tokenized captions as arrays of numbers, so that they are counted and matched without a loop."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
