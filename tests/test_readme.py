@@ -20,6 +20,7 @@ from captioner import Captioner
 from captioner.commands import caption, verbs
 from captioner.data.sources import SOURCES
 from captioner.presets import PRESETS
+from captioner.settings import DecodingSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -140,8 +141,8 @@ def test_python_blocks_import_and_call_what_exists():
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), node.module
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "caption":
-                parameters = inspect.signature(Captioner.caption).parameters
-                assert {keyword.arg for keyword in node.keywords} <= parameters.keys()
+                known = {*inspect.signature(Captioner.caption).parameters, *DecodingSettings.__dataclass_fields__}
+                assert {keyword.arg for keyword in node.keywords} <= known
 
 
 def test_json_blocks_are_json():
