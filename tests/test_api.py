@@ -442,10 +442,10 @@ def test_every_decoding_setting_may_be_given_by_name(tiny_captioner, pictures):
 
 
 def test_words_that_are_banned_are_not_said(tiny_captioner, pictures):
-    (token,) = tiny_captioner.tokenizer.encode("red")
+    (token,) = tiny_captioner.tokenizer.encode("a")
     free, bound = (
         tiny_captioner.caption(pictures[0], banned_words=words, samples=300, max_length=4, candidates=300)
-        for words in ("", "zebra crossing, red")
+        for words in ("", "zebra crossing, a")
     )
     assert any(token in one.tokens for one in free)
     assert not any(token in one.tokens for one in bound)
