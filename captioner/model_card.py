@@ -4,6 +4,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from captioner.decoding.describe import describe_decoding
 from captioner.settings import DecodingSettings, Settings
 
 TEMPLATE = """---
@@ -130,15 +131,3 @@ def _evaluation_table(metrics: dict[str, Any]) -> str:
     if len(set(decodings.values())) == 1:
         return "\n".join([*lines, "", f"Decoding: {decodings.popitem()[1]}."])
     return "\n".join([*lines, "", *(f"Decoding of {split}: {text}.  " for split, text in decodings.items())])
-
-
-def describe_decoding(decoding: DecodingSettings) -> str:
-    """The settings that decide a caption, in one line."""
-    parts = [
-        "greedy" if decoding.beams == 1 else f"beam search, {decoding.beams} beams",
-        f"length penalty {decoding.length_penalty:g}",
-        f"{decoding.min_length} to {decoding.max_length} tokens",
-    ]
-    if decoding.no_repeat_ngram:
-        parts.append(f"no repeated {decoding.no_repeat_ngram}-grams")
-    return ", ".join(parts)

@@ -168,6 +168,8 @@ class TrainerSettings:
     """Compile the network (torch.compile): minutes at the start, then faster steps on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    threads: int = 0
+    """CPU threads that share an operation; 0: torch's choice, one a core."""
     seed: int = 0
     """Seed of everything random."""
     validate_every: int = 1
@@ -192,6 +194,20 @@ class DecodingSettings:
 
     beams: int = 3
     """Width of the beam; 1 decodes greedily."""
+    beam_groups: int = 1
+    """Groups of beams that avoid each other's words (diverse beam search); must divide the beams."""
+    diversity: float = 0.5
+    """With several groups: what a token costs that an earlier group has just taken."""
+    samples: int = 0
+    """Captions drawn at random for each image, instead of searching; 0 searches."""
+    temperature: float = 1.0
+    """For samples: below 1 likely tokens become likelier, above 1 less likely."""
+    top_k: int = 0
+    """For samples: draw from so many of the likeliest tokens; 0: from all."""
+    top_p: float = 1.0
+    """For samples: draw from the likeliest tokens that make up this probability."""
+    seed: int = 0
+    """For samples: seed of what is drawn, the same for every image."""
     length_penalty: float = 0.7
     """Scores are divided by length to this power."""
     max_length: int = 30
@@ -200,6 +216,16 @@ class DecodingSettings:
     """Shortest caption in tokens."""
     no_repeat_ngram: int = 3
     """No sequence of so many tokens occurs twice; 0 allows it."""
+    repetition_penalty: float = 1.0
+    """Log-probabilities of tokens that the caption has already are multiplied by this; 1 changes nothing."""
+    prefix: str = ""
+    """What every caption begins with, such as "a photo of"."""
+    banned_words: str = ""
+    """Words and phrases that no caption has, separated by commas."""
+    bad_endings: str = ""
+    """Words that no caption ends with, separated by commas, such as "a,an,the,of,in,on,with,and"."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """Arithmetic of the decoder; auto: bf16 where the hardware multiplies it, else fp32; int8 rounds weights."""
     batch_size: int = 32
     """Images decoded together."""
 

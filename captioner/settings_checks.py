@@ -13,6 +13,7 @@ from captioner.settings import (
     PROJECTION_KINDS,
     TASK_NAMES,
     DecoderSettings,
+    DecodingSettings,
     EncoderSettings,
     Settings,
     setting_types,
@@ -36,6 +37,7 @@ LEAST = {
     "trainer.captions_per_row": 0,
     "trainer.gradient_accumulation": 1,
     "trainer.seed": 0,
+    "trainer.threads": 0,
     "trainer.validate_every": 1,
     "trainer.validation_images": 0,
     "trainer.patience": 0,
@@ -43,13 +45,19 @@ LEAST = {
     "trainer.keep": 1,
     "trainer.log_every": 1,
     "decoding.beams": 1,
+    "decoding.beam_groups": 1,
+    "decoding.diversity": 0,
+    "decoding.samples": 0,
+    "decoding.top_k": 0,
+    "decoding.seed": 0,
     "decoding.length_penalty": 0,
     "decoding.max_length": 1,
     "decoding.min_length": 0,
     "decoding.no_repeat_ngram": 0,
+    "decoding.repetition_penalty": 1,
     "decoding.batch_size": 1,
 }
-ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm")
+ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm", "decoding.temperature")
 BELOW_ONE = ("projection.dropout", "decoder.dropout", "task.label_smoothing", "optim.ema")
 SHARES = ("schedule.warmup", "schedule.floor")
 DEFAULTS = dict(setting_values(Settings()))
@@ -69,6 +77,7 @@ def check_settings(settings: Settings) -> None:
         *_name_problems(settings),
         *_encoder_problems(settings.encoder),
         *_length_problems(settings),
+        *_search_problems(settings.decoding),
         *_head_problems(settings.decoder),
     ]
     if problems:
@@ -165,6 +174,13 @@ def _length_problems(settings: Settings) -> Iterator[str]:
         yield f"decoding.max_length={wanted} is above decoder.max_length={longest}; lower the first or raise the second"
     if settings.decoding.min_length > wanted:
         yield f"decoding.min_length={settings.decoding.min_length} is above decoding.max_length={wanted}; lower it"
+
+
+def _search_problems(decoding: DecodingSettings) -> Iterator[str]:
+    if decoding.beam_groups > 0 and decoding.beams % decoding.beam_groups:
+        yield f"decoding.beams={decoding.beams} cannot be split into beam_groups={decoding.beam_groups}; use a multiple"
+    if not 0 < decoding.top_p <= 1:
+        yield f"decoding.top_p={decoding.top_p} is not in (0, 1]; the default is {DEFAULTS['decoding.top_p']}"
 
 
 def _head_problems(decoder: DecoderSettings) -> Iterator[str]:

@@ -23,11 +23,14 @@ STAIRCASE = """
     data/batches data/shards data/streaming data/device_batches
 
     models/encoder_files models/image_processors models/encoders models/fast_encoding
-    models/projections models/decoder models/captioner
+    models/projections models/decoder models/packed_weights models/packed_decoder models/captioner
 
-    decoding
+    decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
+    decoding/generation
 
-    evaluation/ptb evaluation/meteor evaluation/caption_metrics evaluation/metric_modules
+    evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
+    evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
+    evaluation/clip_score evaluation/metric_modules
     evaluation/scene_accuracy evaluation/example_sheet
 
     losses
@@ -37,7 +40,7 @@ STAIRCASE = """
 
     run_folder build model_card export_folder api scoring publish presets
 
-    commands/shell commands/settings_arguments commands/caption_outputs
+    commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
     commands/prepare commands/tokenizer commands/evaluate commands/train commands/caption commands/push
     commands/verbs
 """

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
@@ -39,14 +40,11 @@ def _parser() -> CommandParser:
     parser.add_argument("model", help="folder of an export or a run, or a Hub id")
     parser.add_argument("--split", default="test", help="split of the dataset (default: test)")
     parser.add_argument("--data", metavar="FOLDER", help="prepared dataset (default: the one it was trained on)")
-    parser.add_argument("--beams", type=int, help="width of the beam, 1 for greedy (default: the export's)")
-    parser.add_argument("--length-penalty", type=float, help="exponent of the length (default: the export's)")
-    parser.add_argument("--max-length", type=int, help="longest caption in tokens (default: the export's)")
-    parser.add_argument("--batch-size", type=int, help="images decoded together (default: the export's)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images (default: all)")
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
     parser.add_argument("--examples", metavar="FILE.png", help="draw the best, median and worst captions with images")
     parser.add_argument("--allow-overlap", action="store_true", help="evaluate on images that the model was trained on")
+    add_decoding_flags(parser)
     return parser
 
 
@@ -88,9 +86,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettings:
     """The export's decoding settings with those of the command line over them."""
-    names = ("beams", "length_penalty", "max_length", "batch_size")
-    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    changed = replace(settings, decoding=replace(settings.decoding, **changes))
+    changed = replace(settings, decoding=replace(settings.decoding, **given_decoding(options)))
     check_settings(changed)
     return changed.decoding
 
@@ -117,7 +113,7 @@ def _refuse_overlap(dataset: "DatasetDict", split: str, *, folder: Path, home: P
 
 def format_evaluation(evaluation: "Evaluation") -> str:
     """The scores of a split as lines of text, the decoding settings beside them."""
-    from captioner.model_card import describe_decoding
+    from captioner.decoding.describe import describe_decoding
 
     lines = [f"{evaluation.split}: {len(evaluation.captions):,} images, {describe_decoding(evaluation.decoding)}"]
     lines += [f"  {name:<15} {value:.4f}" for name, value in evaluation.metrics.items()]
@@ -134,7 +130,7 @@ def _draw(evaluation: "Evaluation", rows: Any, path: str) -> None:
     from captioner.data.images import open_image
     from captioner.evaluation.example_sheet import Example, draw_examples, pick_examples
 
-    images, scores = EncodedImages(rows), evaluation.image_metrics["CIDEr"]
+    images, scores = EncodedImages(rows), evaluation.image_metrics["CIDEr-D"]
     examples = [
         Example(
             image=open_image(images[row]),

@@ -1,4 +1,4 @@
-"""Where and how exactly a run computes: device and precision."""
+"""Where and how exactly a run computes: device, precision and threads."""
 
 import os
 from datetime import timedelta
@@ -32,7 +32,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def build_accelerator(settings: Settings) -> Accelerator:
-    """The accelerator for the settings' device and precision.
+    """The accelerator for the settings' device and precision; torch is told the settings' number of threads.
 
     Raises ConfigError if there is no such device, or if it cannot compute in that precision.
     """
@@ -44,6 +44,8 @@ def build_accelerator(settings: Settings) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     if wanted.startswith("cuda:"):
         torch.cuda.set_device(wanted)  # accelerate takes the current one
+    if settings.trainer.threads:
+        torch.set_num_threads(settings.trainer.threads)
     cpu = wanted == "cpu"
     precision = resolve_precision(settings.trainer.precision, PartialState(cpu=cpu, timeout=PATIENCE).device)
     return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))

@@ -51,3 +51,14 @@ def test_absent_device(monkeypatch, device, message):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"^{message}$"):
         build_accelerator(make_settings(device=device))
+
+
+def test_threads_are_the_settings_own():
+    before = torch.get_num_threads()
+    try:
+        build_accelerator(make_settings(device="cpu", threads=3))
+        assert torch.get_num_threads() == 3
+        build_accelerator(make_settings(device="cpu"))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
