@@ -39,7 +39,6 @@ def test_totals_add_up_but_for_the_peak_of_memory():
     assert total == Turn(2.0, 4, 6, 8, memory=9)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_failure_is_told_with_its_traceback():
     with pytest.raises(RuntimeError, match=r"(?s)b failed:.*ValueError: no such shape"):
         Contestant("b", fail, ()).start(threads=1)
