@@ -28,7 +28,9 @@ STAIRCASE = """
     decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
     decoding/generation
 
-    evaluation/ptb evaluation/meteor evaluation/caption_metrics evaluation/metric_modules
+    evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
+    evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
+    evaluation/clip_score evaluation/metric_modules
     evaluation/scene_accuracy evaluation/example_sheet
 
     losses

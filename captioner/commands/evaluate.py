@@ -130,7 +130,7 @@ def _draw(evaluation: "Evaluation", rows: Any, path: str) -> None:
     from captioner.data.images import open_image
     from captioner.evaluation.example_sheet import Example, draw_examples, pick_examples
 
-    images, scores = EncodedImages(rows), evaluation.image_metrics["CIDEr"]
+    images, scores = EncodedImages(rows), evaluation.image_metrics["CIDEr-D"]
     examples = [
         Example(
             image=open_image(images[row]),

@@ -16,7 +16,7 @@ from captioner.data.streaming import StreamBatches
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.decoding.generation import generate
 from captioner.decoding.hypotheses import SpecialTokens
-from captioner.evaluation.caption_metrics import cider
+from captioner.evaluation.cider import CiderReferences
 from captioner.losses import caption_cross_entropy
 from captioner.settings import DecodingSettings, TaskSettings
 from captioner.tasks.base import Monitor, StepOutput
@@ -55,7 +55,7 @@ class CaptioningTask:
         self.monitor = Monitor("CIDEr", "max")
         self.split_by_process = train.split_by_process
         self._train, self._validation = train, validation
-        self._references, self._image_ids, self._tokenizer = references, image_ids, tokenizer
+        self._references, self._image_ids, self._tokenizer = CiderReferences(references), image_ids, tokenizer
         self._special = SpecialTokens(tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.unknown_id)
         self._decoding = replace(decoding, beams=1)
 
@@ -124,6 +124,6 @@ class CaptioningTask:
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 50.0)),
-            "CIDEr": cider(captions, self._references),
+            "CIDEr": float(self._references.score(captions).mean()),
             "samples": captions[:SAMPLES],
         }

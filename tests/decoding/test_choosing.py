@@ -18,19 +18,19 @@ def texts(found):
 def next_probabilities(decoder, memory, tokens):
     with torch.inference_mode():
         logits = decoder(torch.tensor([[START, *tokens]]), memory)[0, -1]
-    logits[SPECIAL.never_generated] = -torch.inf
+        logits[SPECIAL.never_generated] = -torch.inf
     return logits
 
 
 def test_samples_follow_the_decoders_probabilities():
     """The first words of many samples of one image come as often as the decoder, heated, finds them likely."""
     decoder, memory = make_decoder(), make_memory()
-    settings = replace(PLAIN, samples=4000, temperature=1.5, max_length=2)
+    settings = replace(PLAIN, samples=1000, temperature=1.5, max_length=1)
     (found,) = generate(decoder, memory, settings, SPECIAL)
     first = torch.tensor([one.tokens[0] if one.tokens else END for one in found])
-    shares = torch.bincount(first, minlength=12) / 4000
+    shares = torch.bincount(first, minlength=12) / 1000
     expected = (next_probabilities(decoder, memory, []) / 1.5).softmax(dim=-1)
-    torch.testing.assert_close(shares, expected, rtol=0, atol=0.03)
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("changes", [{"top_k": 2}, {"top_p": 0.5}, {"top_k": 3, "top_p": 0.6, "temperature": 2.0}])
@@ -103,10 +103,10 @@ def test_diversity_brings_other_captions_and_leaves_the_first_group_alone():
 
 
 def test_each_group_pays_for_what_earlier_ones_took():
-    """With one beam a group, the first words are the likeliest, the second likeliest and the third likeliest ones."""
+    """With one beam a group, the first words are the likeliest, the second and the third likeliest ones."""
     decoder, memory = make_decoder(), make_memory(5)
-    settings = replace(PLAIN, beams=3, beam_groups=3, diversity=1000.0, max_length=1)
+    settings = replace(PLAIN, beams=3, beam_groups=3, diversity=1000.0, max_length=1, min_length=1)
     for image, found in enumerate(generate(decoder, memory, settings, SPECIAL)):
-        firsts = [one.tokens[0] if one.tokens else END for one in found]
-        order = next_probabilities(decoder, memory[image : image + 1], []).argsort(descending=True)
-        assert firsts == order[:3].tolist()
+        order = next_probabilities(decoder, memory[image : image + 1], []).argsort(descending=True).tolist()
+        order.remove(END)
+        assert [one.tokens[0] for one in found] == order[:3]

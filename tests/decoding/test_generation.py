@@ -152,7 +152,7 @@ def test_images_come_in_parts_of_any_size_and_are_asked_for_when_a_slot_is_free(
     found = {}
     for image, hypotheses in generate_each(decoder, parts(), settings, SPECIAL):
         found[image] = hypotheses
-        assert sum(asked[:-1]) <= len(found) + 4
+        assert sum(asked[:-1]) <= len(found) + 2 * 4  # some may be finished, but not yielded yet
     assert texts([found[image] for image in range(30)]) == texts(generate(decoder, memory, settings, SPECIAL))
 
 

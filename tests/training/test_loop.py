@@ -228,6 +228,7 @@ def test_compiled_network_is_trained_and_handed_back_bare(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler uses what it deprecates
 def test_compiled_network_learns_the_same(tmp_path):
     plain, compiled = LineTask(), LineTask()
     plain.module[1].p = compiled.module[1].p = 0.0  # a compiled network draws its dropout in another order
