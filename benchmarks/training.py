@@ -19,8 +19,9 @@ import torch
 from benchmarks.decoding import describe_machine
 from benchmarks.roofline import measure_ceilings
 from benchmarks.training_systems import SYSTEMS
-from benchmarks.training_work import Work, prepare_work
+from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
 from benchmarks.turns import Contestant, take_turns
+from captioner.build import TRAIN, VALIDATION, open_features
 from captioner.models.packed_weights import multiplies_bf16
 
 FLICKR30K_PAIRS = 145_000
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             device=options.device,
             tiny=options.tiny,
         )
+        open_features(work.settings, open_work(work), (TRAIN, VALIDATION))  # for the systems that share it
         content = {"work": describe_work(work), "precision": options.precision, **machine}
         print("\n".join(f"{name}: {value}" for name, value in content.items()))
         if options.precision == "bf16" and not multiplies_bf16(device):
@@ -81,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe_work(work: Work) -> str:
     """Shapes and data in one line."""
-    shape, encoder = work.settings.decoder, json.loads(work.settings.encoder.config)
+    shape = work.settings.decoder
     return (
         f"{work.images} images of {Path(work.dataset).name}, {work.batch_pairs} pairs a batch;"
-        f" decoder {shape.width} wide, {shape.layers} layers, {shape.heads} heads, vocabulary {work.vocabulary:,}; encoder {encoder['model_type']},"
-        f" {encoder['hidden_size']} wide, {encoder['num_hidden_layers']} layers, patches of {encoder['patch_size']}"
+        f" decoder {shape.width} wide, {shape.layers} layers, {shape.heads} heads, vocabulary {work.vocabulary:,};"
+        f" encoder {describe_encoder(work)}"
     )
 
 

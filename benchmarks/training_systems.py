@@ -21,6 +21,8 @@ from captioner.data.batches import IGNORED, CaptionBatch
 from captioner.data.encoded_images import EncodedImages
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.settings import Settings
+from captioner.tasks.captioning import CaptioningTask
 from captioner.training.device import build_accelerator
 from captioner.training.loop import fit
 from captioner.training.tracking import Trackers
@@ -42,7 +44,6 @@ def train_captioner(work: Work, trainable: bool, captions_per_row: int, pacer: P
         trainer=replace(work.settings.trainer, batch_images=rows, captions_per_row=captions_per_row),
     )
     resources = open_work(work, trainable=trainable)
-    accelerator = build_accelerator(settings)
     task = build_task(settings, resources)
     task.module = build_model(
         settings, encoder=resources.encoder, vocabulary_size=work.vocabulary, cached=not trainable
@@ -57,6 +58,12 @@ def train_captioner(work: Work, trainable: bool, captions_per_row: int, pacer: P
                 pacer.step_done(pairs=pairs, tokens=tokens)  # the next batch is asked for when the step is done
 
     task.batches = paced
+    run_fit(task, settings, pacer)
+
+
+def run_fit(task: CaptioningTask, settings: Settings, pacer: Pacer) -> None:
+    """Train a task, whose batches tell the pacer of their steps, until the turns are over."""
+    accelerator = build_accelerator(settings)
     pacer.begin()
     with tempfile.TemporaryDirectory() as run, contextlib.redirect_stderr(io.StringIO()):
         fit(task, settings, accelerator=accelerator, run=Path(run), trackers=Trackers([]), on_best=lambda metrics: None)

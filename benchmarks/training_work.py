@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from datasets import DatasetDict
 
-from captioner.build import TRAIN, VALIDATION, Resources, open_features
+from captioner.build import TRAIN, VALIDATION, Resources
 from captioner.data.prepared import open_prepared, prepare, read_manifest
 from captioner.data.records import Record, Source
 from captioner.data.scenes import generate_scenes
@@ -100,9 +100,7 @@ def prepare_work(
     tokenizer = CaptionTokenizer.train((text for image in captions for text in image), settings.tokenizer)
     tokenizer.save(folder / "tokenizer.json")
     images = min(images, len(captions))
-    work = Work(str(folder), dataset, images, settings.tokenizer.vocabulary_size, settings)
-    open_features(settings, open_work(work), (TRAIN, VALIDATION))
-    return work
+    return Work(str(folder), dataset, images, settings.tokenizer.vocabulary_size, settings)
 
 
 def open_work(work: Work, *, trainable: bool = False) -> Resources:
@@ -119,6 +117,15 @@ def open_work(work: Work, *, trainable: bool = False) -> Resources:
         CaptionTokenizer.load(Path(work.folder, "tokenizer.json")),
         load_encoder(settings),
         load_processor(settings),
+    )
+
+
+def describe_encoder(work: Work) -> str:
+    """The encoder's shapes."""
+    config = json.loads(work.settings.encoder.config)
+    return (
+        f"{config['model_type']}, {config['hidden_size']} wide, {config['num_hidden_layers']} layers,"
+        f" patches of {config['patch_size']}"
     )
 
 

@@ -4,6 +4,7 @@ So all of them run as they always do, beside the same other work of the machine,
 """
 
 import multiprocessing
+import re
 import resource
 import sys
 import time
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +81,9 @@ def peak_memory() -> int:
     """Bytes of this process at its peak: on the GPU where it uses one, else resident."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage() would count what the process that started this one had
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -88,9 +93,8 @@ def _run(connection: Connection, train: Callable[..., None], arguments: Sequence
         train(*arguments, Pacer(connection))
     except TurnsOver:
         return
-    except BaseException:
+    except BaseException:  # the benchmark's side raises it
         connection.send(traceback.format_exc())
-        raise
 
 
 @dataclass
@@ -104,13 +108,13 @@ class Contestant:
     total: Turn = field(default_factory=Turn)
     """All turns, without the first."""
 
-    def start(self, *, threads: int) -> None:
-        """Start it and let it take one step, which does what is done only once."""
+    def start(self, *, threads: int) -> Turn:
+        """Start it and let it take one step, which does what is done only once and does not count."""
         self._connection, theirs = multiprocessing.Pipe()
         self._process = Process(target=_run, args=(theirs, self.train, self.arguments, threads), daemon=True)
         self._process.start()
         self._receive()
-        self._take_turn(0.0)
+        return self._take_turn(0.0)
 
     def take_turn(self, seconds: float) -> None:
         """Let it train for so many seconds, and to the end of the step it is in then."""

@@ -258,20 +258,23 @@ def _encodes_on_gpu(settings: Settings) -> bool:
     return torch.cuda.is_available() and settings.trainer.device != "cpu"
 
 
-def open_features(settings: Settings, resources: Resources, splits: Sequence[str]) -> FeatureCache:
-    """The feature cache of the frozen encoder, built or completed where these splits are not whole in it."""
-    encoder = resources.encoder
-    recipe = FeatureRecipe(
-        encoder=encoder_fingerprint(encoder),
+def feature_recipe(settings: Settings, resources: Resources) -> FeatureRecipe:
+    """What the features of the settings' encoder depend on."""
+    return FeatureRecipe(
+        encoder=encoder_fingerprint(resources.encoder),
         processor=json.dumps(resources.processor.to_dict(), sort_keys=True),
         dataset=resources.manifest["fingerprint"],
         views=settings.encoder.views,
     )
+
+
+def open_features(settings: Settings, resources: Resources, splits: Sequence[str]) -> FeatureCache:
+    """The feature cache of the frozen encoder, built or completed where these splits are not whole in it."""
     return build_features(
         resources.dataset,
         dataset_folder(settings) / "features",
-        recipe,
-        encode=frozen_encode(settings, encoder),
+        feature_recipe(settings, resources),
+        encode=frozen_encode(settings, resources.encoder),
         process=resources.processor,
         splits=splits,
         ahead=BATCHES_AHEAD_OF_GPU if _encodes_on_gpu(settings) else 0,
