@@ -1,9 +1,11 @@
 """``python train.py`` and ``captioner train``: from a preset to an evaluated export."""
 
+import json
 import random
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,12 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
     from captioner.run_folder import read_settings, run_of
 
     extra = ExtraFlags()
-    extra.add_argument("--resume", metavar="PATH", help="go on with this run, or from this step of it")
+    extra.add_argument(
+        "--resume",
+        metavar="PATH",
+        type=_local_run,
+        help="go on with this run, or from this step of it; a Hub id: train on from the weights that are there",
+    )
     preset, settings, flags = parse_settings(
         argv,
         presets=presets or PRESETS,
@@ -57,6 +64,13 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
     if not settings.trainer.run:
         settings = replace(settings, trainer=replace(settings.trainer, run=preset))
     return Training(settings, preset=preset, prog=prog).run(resume)
+
+
+def _local_run(name: str) -> str:
+    """The folder to resume, made from the Hub where the name is that of a repository."""
+    from captioner.hub_run import begin_from_hub, names_repository
+
+    return str(begin_from_hub(name)) if names_repository(name) else name
 
 
 def _resumed_settings(flags: Any) -> Settings | None:
@@ -83,7 +97,9 @@ class Training:
         from captioner.run_folder import check_free
         from captioner.training.checkpoint import find_checkpoint, load_module_state, read_tensors
         from captioner.training.loop import InterruptedTrainingError, build_accelerator
+        from captioner.training.tracking import check_trackers
 
+        check_trackers(self.settings.tracking)
         found = find_checkpoint(resume) if resume else None
         if not resume and not self.settings.trainer.overwrite:
             check_free(self.folder)
@@ -97,12 +113,25 @@ class Training:
             load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
         self._record(resources)
         self._announce(task, resources, accelerator)
+        with self._uploading():
+            try:
+                self._fit(task, resources, accelerator, found)
+            except InterruptedTrainingError as stopped:
+                _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
+                return 130 if stopped.signal == 2 else 0
+            return self._finish(resources) if accelerator.is_main_process else 0
+
+    @contextmanager
+    def _uploading(self) -> Iterator[None]:
+        """Where a repository is named, every new best goes there in the background."""
+        from captioner.uploads import BackgroundUploads
+
+        self.uploads = BackgroundUploads(self.settings.hub, self.folder) if self.settings.hub.repo_id else None
         try:
-            self._fit(task, resources, accelerator, found)
-        except InterruptedTrainingError as stopped:
-            _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
-            return 130 if stopped.signal == 2 else 0
-        return self._finish(resources) if accelerator.is_main_process else 0
+            yield
+        finally:
+            if self.uploads:
+                self.uploads.stop(self.best)
 
     def _record(self, resources: "Resources") -> None:
         from captioner.run_folder import write_settings
@@ -122,6 +151,7 @@ class Training:
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
+        from captioner.build import sample_pictures
         from captioner.settings import settings_to_dict
         from captioner.training.loop import fit
         from captioner.training.tracking import open_trackers
@@ -131,6 +161,7 @@ class Training:
             run=self.folder,
             config=settings_to_dict(self.settings),
             resume_step=found[1]["step"] if found else 0,
+            pictures=lambda: sample_pictures(resources),
         )
         try:
             fit(
@@ -154,13 +185,16 @@ class Training:
         encoder = module.encoder or resources.encoder
         model = CaptionerModel(encoder, module.projection, module.decoder)
         export(Captioner(model, resources.tokenizer, resources.processor, self.settings, metrics), self.best)
+        if self.uploads:
+            self.uploads.submit(self.best, f"The best model so far, of step {metrics['validation_at_best']['step']}")
 
     def _finish(self, resources: "Resources") -> int:
         """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
         from captioner.api import Captioner
         from captioner.commands.evaluate import format_evaluation
-        from captioner.publish import export, push
+        from captioner.publish import export
         from captioner.scoring import evaluate_captioner
+        from captioner.training.checkpoint import write_text
 
         if not self.best.exists():
             raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
@@ -169,12 +203,11 @@ class Training:
             evaluation = evaluate_captioner(captioner, resources.dataset, split)
             captioner.metrics[split] = evaluation.summary()
             print(format_evaluation(evaluation))
+            write_text(self.folder / f"evaluation-{split}.json", json.dumps(evaluation.record(), indent=1) + "\n")
         export(captioner, self.best)
         self._show_caption(captioner, resources)
-        if self.settings.hub.repo_id:
-            address = push(self.best, self.settings.hub.repo_id, private=self.settings.hub.private)
-            print(f"Uploaded to {address}")
-        return 0
+        uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
+        return 0 if uploaded else 1
 
     def _show_caption(self, captioner: Any, resources: "Resources") -> None:
         from captioner.data.encoded_images import EncodedImages
@@ -189,6 +222,7 @@ class Training:
             f"  caption {path}\n"
             f"  caption photos/ --model {self.best} --output captions.jsonl\n"
             f"  captioner evaluate {self.best} --split test --examples examples.png\n"
+            f"  captioner report {self.folder}\n"
             f"  captioner push {self.best} me/captioner\n"
             f"  {self.prog} --help"
         )

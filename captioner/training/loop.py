@@ -22,6 +22,7 @@ from captioner.training import checkpoint
 from captioner.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from captioner.training.progress import TrainingProgress
 from captioner.training.signals import InterruptedTrainingError, caught_signals
+from captioner.training.timings import CHECKPOINT, EXPORT, VALIDATION, WAITING, Stopwatch
 from captioner.training.tracking import Trackers
 
 logger = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ class _Fit:
         self.optimizer = build_optimizer(task.module, settings.optim)
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
+        self.stopwatch = Stopwatch()
         self.accumulation = settings.trainer.gradient_accumulation
         epochs_steps = settings.trainer.epochs * math.ceil(task.batches_per_epoch() / self.accumulation)
         self.total = min(settings.trainer.max_steps or epochs_steps, epochs_steps)
@@ -168,7 +170,11 @@ class _Fit:
     def _step_batches(self) -> Iterator[list[Any]]:
         """The batches of every step that is left of the epoch."""
         batches = self.task.batches(self.state.epoch, start=self.state.position)
-        while self.state.step < self.total and (group := list(itertools.islice(batches, self.accumulation))):
+        while self.state.step < self.total:
+            with self.stopwatch.during(WAITING):
+                group = list(itertools.islice(batches, self.accumulation))
+            if not group:
+                return
             yield group
 
     def _step(self, batches: list[Any], progress: TrainingProgress) -> None:
@@ -239,7 +245,8 @@ class _Fit:
             self.saved = None
         if state.step < self.total and state.epoch % trainer.validate_every:
             return
-        with checkpoint.preserved_random_state():  # how often a run is validated does not change what it learns
+        # How often a run is validated does not change what it learns.
+        with self.stopwatch.during(VALIDATION), checkpoint.preserved_random_state():
             metrics = self._validate()
         shown = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         progress.report(f"epoch {state.epoch + state.position / max(1, batches):.3g}/{trainer.epochs}", shown)
@@ -254,7 +261,7 @@ class _Fit:
         state.validated = state.step
         self._track({"epoch": state.epoch, **{f"validation/{key}": value for key, value in metrics.items()}})
         if monitor.improves(metrics[monitor.metric], state.best):
-            with warn_instead_of_stop("the best model so far is not exported"):
+            with self.stopwatch.during(EXPORT), warn_instead_of_stop("the best model so far is not exported"):
                 if self.accelerator.is_main_process:
                     self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
                 state.best, state.best_step = metrics[monitor.metric], state.step
@@ -264,7 +271,7 @@ class _Fit:
         """Write a checkpoint and remove old ones; a full disk is a warning, the earlier checkpoints stay."""
         if not self.accelerator.is_main_process:
             return None
-        with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
+        with self.stopwatch.during(CHECKPOINT), warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
             self.saved = checkpoint.save_checkpoint(
                 self.folder,
                 step=self.state.step,
@@ -277,6 +284,7 @@ class _Fit:
                 },
             )
             checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
+        self.stopwatch.write(self.folder, self.state.step)
         return self.saved
 
     def _load(self, folder: Path, content: dict[str, Any]) -> None:
