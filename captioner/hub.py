@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--message")
     options = parser.parse_args()
     if hasattr(os, "nice"):
-        os.nice(10)  # a training beside it goes first
+        os.nice(5)  # a training beside it goes first
     get_session().timeout = SILENCE_SECONDS
     try:
         private, message = not options.public, options.message

@@ -127,12 +127,12 @@ class BackgroundUploads:
         self._finishing = self._stopped = False
         self._failure = ""
         self._thread: threading.Thread | None = None
-        if not get_token():
+        if self._process and not get_token():
             logger.warning("Not logged in to the Hub, uploads to %s will fail: %s", settings.repo_id, LOG_IN)
         for leftover in run.glob(".upload-*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def submit(self, export: Path, message: str) -> bool:
+    def submit(self, export: Path, message: str, *, last: bool = False) -> bool:
         """Upload this export as it is now, as soon as may be; returns whether it could be copied for that."""
         try:
             folder = Path(tempfile.mkdtemp(prefix=".upload-", dir=self._run))
@@ -143,6 +143,7 @@ class BackgroundUploads:
             return False
         with self._changed:
             overtaken, self._newest = self._newest, _Upload(folder, message)
+            self._finishing = last
             if overtaken and overtaken is not self._trying:
                 shutil.rmtree(overtaken.folder, ignore_errors=True)
             self._changed.notify_all()
@@ -153,9 +154,7 @@ class BackgroundUploads:
 
     def finish(self, export: Path, message: str) -> bool:
         """Upload the last export and wait for that; returns whether it is there, and says what to do if it is not."""
-        with self._changed:
-            self._finishing = True
-        if self.submit(export, message):
+        if self.submit(export, message, last=True):
             self._thread.join()
         self.stop(export)
         return not self._failure

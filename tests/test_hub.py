@@ -53,7 +53,7 @@ def test_a_folder_is_uploaded_whole(hub, folder, private):
     assert repository.private is private
     assert repository.files == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert repository.messages == ["The first"]
-    assert [request for request in hub.requests if "lfs" in request] == [
+    assert [request for request in hub.requests if "lfs" in request or "store" in request] == [
         "POST /me/captioner.git/info/lfs/objects/batch",
         next(f"PUT /store/{oid}" for oid in hub.objects),
     ]
@@ -147,7 +147,7 @@ def test_in_a_process_of_its_own(hub, folder):
     repository = hub.repositories["me/captioner"]
     assert answer == {"address": f"{hub.address}/me/captioner/commit/{repository.head}"}
     assert (repository.private, repository.messages) == (False, ["Step 5"])
-    hub.fail("/repos/create", 403)
+    hub.fail("/preupload", 403)
     answer = run(folder)
     assert answer["lasting"]
     assert answer["error"].startswith("me/captioner was not uploaded: the token may not write there (403)")

@@ -8,7 +8,7 @@ import pytest
 from hub_stand_in import LOOPBACK, TOKEN
 
 from captioner import Captioner
-from captioner.hub import UploadError
+from captioner.hub import UploadError, upload
 from captioner.publish import export
 from captioner.settings import HubSettings
 from captioner.uploads import BackgroundUploads
@@ -173,7 +173,9 @@ class TestWithTheRealClient:
     @pytest.mark.parametrize("status", [401, 403, 429, 500])
     def test_refusals(self, best, hub, caplog, status):
         hub.fail("/repos/create", status)
-        uploads = BackgroundUploads(HUB, best.parent, final_waits=())
+        uploads = BackgroundUploads(
+            HUB, best.parent, attempt=lambda folder, message: upload(folder, HUB.repo_id), final_waits=()
+        )
         assert not uploads.finish(best, "the end")
         assert str(status) in caplog.messages[-1]
         assert f"`captioner push {best} me/captioner`" in caplog.messages[-1]

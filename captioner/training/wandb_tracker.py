@@ -100,6 +100,7 @@ class WandbTracker:
 
     def _start(self) -> Any:
         """The run, online if that can be."""
+        os.environ.setdefault("WANDB_SILENT", "true")  # its own lines would tear the progress bar
         import wandb
 
         def start(mode: str) -> Any:
@@ -124,6 +125,7 @@ class WandbTracker:
                 reason,
                 self._files(),
             )
+            wandb.teardown()  # which still holds the run's id
             return start("offline")
 
     def _content(self, metrics: dict[str, Any]) -> dict[str, Any]:

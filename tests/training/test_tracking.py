@@ -141,6 +141,7 @@ class FakeWandb(SimpleNamespace):
         self.started, self.logged, self.finished = [], [], 0
         super().__init__(
             Settings=dict,
+            teardown=lambda: None,
             Image=lambda picture, caption: (picture.size, caption),
             login=lambda *, prompt, verify: key and not prompt and not verify,
         )
@@ -159,6 +160,12 @@ class FakeWandb(SimpleNamespace):
 @pytest.fixture
 def no_mode(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def silent(monkeypatch):
+    """What the adapter sets for its process ends with the test."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
 
 
 @pytest.mark.usefixtures("no_mode")
