@@ -31,7 +31,7 @@ REFUSALS = {
     403: f"the token may not write there (403); {LOG_IN} with one that may",
     404: "the Hub knows no such owner or repository (404); check the name",
 }
-SILENCE_SECONDS = 120.0  # after so long without a byte the Hub counts as gone
+SILENCE_SECONDS = 60.0  # after so long without a byte the Hub counts as gone
 
 
 class UploadError(HubError):

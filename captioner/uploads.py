@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 WAITS = (10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds before the next attempt, after so many failures in a row."""
-FINAL_WAITS = (5.0, 20.0)
+FINAL_WAITS = (10.0,)
 """The same once training has ended."""
 LONGEST_ATTEMPT = 3600.0  # seconds; a Hub that neither answers nor hangs up must not hold a process for ever
 
@@ -51,19 +51,10 @@ class UploadProcess:
     def __call__(self, folder: Path, message: str) -> str:
         """Upload a folder; returns the address of its commit, raises UploadError."""
         repo_id = self._settings.repo_id
-        words = [sys.executable, "-m", "captioner.hub", str(folder), repo_id, "--message", message]
-        words += [] if self._settings.private else ["--public"]
-        home = str(Path(captioner.__file__).parents[1])
-        path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-        self._child = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the training
-            env={**os.environ, "PYTHONPATH": path, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-        )
+        try:
+            self._child = self._begin(folder, message)
+        except OSError as error:
+            raise UploadError(f"{repo_id} was not uploaded: no process for it ({error})") from error
         if self._stopped:
             self._child.kill()
         try:
@@ -79,6 +70,21 @@ class UploadProcess:
             raise UploadError(answer["error"], lasting=answer["lasting"], wait=answer["wait"])
         said = (errors.strip().splitlines() or [f"its process ended with status {self._child.returncode}"])[-1]
         raise UploadError(f"{repo_id} was not uploaded: {said}")
+
+    def _begin(self, folder: Path, message: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "captioner.hub", str(folder), self._settings.repo_id, "--message", message]
+        words += [] if self._settings.private else ["--public"]
+        home = str(Path(captioner.__file__).parents[1])
+        path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the training
+            env={**os.environ, "PYTHONPATH": path, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        )
 
     def stop(self) -> None:
         """End the attempt that is under way, and let no other one begin."""
@@ -154,6 +160,7 @@ class BackgroundUploads:
 
     def finish(self, export: Path, message: str) -> bool:
         """Upload the last export and wait for that; returns whether it is there, and says what to do if it is not."""
+        logger.info("Uploading %s to %s", export, self._settings.repo_id)
         if self.submit(export, message, last=True):
             self._thread.join()
         self.stop(export)

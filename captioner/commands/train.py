@@ -113,7 +113,7 @@ class Training:
             load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
         self._record(resources)
         self._announce(task, resources, accelerator)
-        with self._uploading():
+        with self._uploading(enabled=accelerator.is_main_process):
             try:
                 self._fit(task, resources, accelerator, found)
             except InterruptedTrainingError as stopped:
@@ -122,11 +122,12 @@ class Training:
             return self._finish(resources) if accelerator.is_main_process else 0
 
     @contextmanager
-    def _uploading(self) -> Iterator[None]:
+    def _uploading(self, *, enabled: bool) -> Iterator[None]:
         """Where a repository is named, every new best goes there in the background."""
         from captioner.uploads import BackgroundUploads
 
-        self.uploads = BackgroundUploads(self.settings.hub, self.folder) if self.settings.hub.repo_id else None
+        hub = self.settings.hub
+        self.uploads = BackgroundUploads(hub, self.folder) if enabled and hub.repo_id else None
         try:
             yield
         finally:

@@ -1,5 +1,7 @@
 """`captioner push`, and training that uploads; what is uploaded is in test_publish.py and test_uploads.py."""
 
+import threading
+
 import pytest
 from hub_stand_in import LOOPBACK
 
@@ -40,6 +42,22 @@ def test_a_hub_that_refuses_leaves_the_training_whole(workshop, hub, capsys):
         .err.splitlines()[-1]
         .endswith(f"the export is safe, upload it with `captioner push {best} me/captioner`")
     )
+
+
+def test_a_hub_that_does_not_answer_holds_no_training_up(workshop, hub):
+    hub.fail("/repos/create", hangs=True)
+    trained = workshop.checkpoints / "unanswered" / "evaluation-test.json"
+
+    def answer_after_training():
+        hub.wait_for("/repos/create")
+        while not trained.exists() and not hub.released.wait(0.01):
+            pass
+        hub.released.set()
+
+    threading.Thread(target=answer_after_training, daemon=True).start()
+    words = ["--trainer.run", "unanswered", "--trainer.max-steps", "0", "--trainer.epochs", "3"]
+    assert workshop.train(*words, "--hub.repo-id", "me/captioner") == 0
+    assert hub.repositories["me/captioner"].messages[-1] == "The best model, with its evaluation"
 
 
 def test_training_goes_on_from_what_is_on_the_hub(workshop, trained, hub, tmp_path, monkeypatch, capsys):
