@@ -46,6 +46,10 @@ class WandbTracker:
             config: the run's settings.
             pictures: the images of a validation's sample captions.
         """
+        os.environ.setdefault("WANDB_SILENT", "true")  # its own lines would tear the progress bar
+        import wandb  # here, and not in two threads at once
+
+        self._wandb = wandb
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._pictures = folder, pictures
         self._options = {
@@ -100,8 +104,7 @@ class WandbTracker:
 
     def _start(self) -> Any:
         """The run, online if that can be."""
-        os.environ.setdefault("WANDB_SILENT", "true")  # its own lines would tear the progress bar
-        import wandb
+        wandb = self._wandb
 
         def start(mode: str) -> Any:
             settings = wandb.Settings(
@@ -113,7 +116,7 @@ class WandbTracker:
             )
             return wandb.init(**self._options, mode=mode, settings=settings)
 
-        mode = _wandb_mode()
+        mode = _wandb_mode(wandb)
         try:
             return start(mode)
         except Exception as error:  # as above
@@ -129,14 +132,12 @@ class WandbTracker:
             return start("offline")
 
     def _content(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        import wandb
-
         content: dict[str, Any] = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         for key, value in metrics.items():
             if isinstance(value, list) and self._pictures:
                 # The samples are those of the first images; where there are fewer captions, fewer are shown.
                 pairs = zip(self._pictures, value, strict=False)
-                content[key] = [wandb.Image(picture, caption=str(text)) for picture, text in pairs]
+                content[key] = [self._wandb.Image(picture, caption=str(text)) for picture, text in pairs]
         return content
 
 
@@ -148,10 +149,8 @@ def _wandb_id(folder: Path) -> str:
     return path.read_text()
 
 
-def _wandb_mode() -> str:
+def _wandb_mode(wandb: Any) -> str:
     """What WANDB_MODE says, but offline for online without an API key, where Weights & Biases would prompt."""
-    import wandb
-
     mode = os.environ.get("WANDB_MODE") or "online"
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         logger.warning("Weights & Biases has no API key here: logging offline, `wandb sync` uploads it later")
