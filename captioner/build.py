@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import DatasetDict
+from PIL.Image import Image
 from torch import Tensor
 
 from captioner.data.batches import CaptionBatches, ImageLoader
@@ -28,7 +29,7 @@ from captioner.models.fast_encoding import fast_encode
 from captioner.models.image_processors import ImageProcessor, load_processor
 from captioner.models.projections import build_projection
 from captioner.settings import Settings
-from captioner.tasks.captioning import CaptioningTask
+from captioner.tasks.captioning import SAMPLES, CaptioningTask
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ TRAIN, VALIDATION = "train", "validation"
 BATCHES_AHEAD_OF_GPU = 2
 TOKENIZER_SAMPLES = 500_000
 """Samples of a stream that its tokenizer is trained on: BPE's merges change little beyond."""
+SAMPLE_SIZE = 384  # longest side in pixels
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,15 @@ def build_stream(settings: Settings, resources: Resources, *, rank: int, process
         rank=rank,
         processes=processes,
     )
+
+
+def sample_pictures(resources: Resources) -> list[Image]:
+    """The images whose captions a validation gives as samples, small enough to be looked at."""
+    images = EncodedImages(resources.dataset[VALIDATION])
+    pictures = [open_image(images[row]) for row in range(min(SAMPLES, len(resources.dataset[VALIDATION])))]
+    for picture in pictures:
+        picture.thumbnail((SAMPLE_SIZE, SAMPLE_SIZE))
+    return pictures
 
 
 def encode_captions(tokenizer: CaptionTokenizer, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:

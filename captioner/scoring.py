@@ -45,6 +45,10 @@ class Evaluation:
             "unavailable": self.unavailable,
         }
 
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON values: the summary, and under ``per_image`` a record of each image."""
+        return {"split": self.split, **self.summary(), "per_image": list(self.per_image())}
+
     def per_image(self) -> Iterator[dict[str, Any]]:
         """One record an image: its name, caption, references and scores."""
         for row, image_id in enumerate(self.image_ids):

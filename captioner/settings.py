@@ -236,6 +236,8 @@ class TrackingSettings:
 
     wandb: bool = False
     """Log to Weights & Biases (WANDB_MODE=offline works)."""
+    tensorboard: bool = False
+    """Log to TensorBoard, in the run's folder."""
     project: str = "captioner"
     """Weights & Biases project."""
 
@@ -245,7 +247,7 @@ class HubSettings:
     """The Hugging Face Hub."""
 
     repo_id: str = ""
-    """Upload the best checkpoint to this repository when training ends."""
+    """Upload every new best to this repository, in the background."""
     private: bool = True
     """Create the repository as private."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from tiny_models import TINY_ENCODERS, make_captioner
 
@@ -374,7 +374,7 @@ class TestName:
         [
             (LocalEntryNotFoundError("cannot find it\non disk"), "it cannot be reached; connect and try again"),
             (HFValidationError("not\na repo"), "not a repo"),
-            (captioner.export_folder.HTTPError("the line broke"), "the line broke"),
+            (HTTPError("the line broke"), "the line broke"),
         ],
     )
     def test_that_the_hub_does_not_deliver(self, monkeypatch, error, reason):

@@ -35,13 +35,16 @@ STAIRCASE = """
 
     losses
     tasks/base tasks/captioning
-    training/device training/optim training/states training/checkpoint training/averaging training/tracking
-    training/progress training/signals training/processes training/loop
+    training/device training/optim training/states training/checkpoint training/averaging
+    training/tensorboard_tracker training/wandb_tracker training/tracking
+    training/progress training/timings training/signals training/processes training/loop
 
-    run_folder build model_card export_folder api scoring publish presets
+    run_folder build model_card hub export_folder api scoring publish uploads hub_run presets
+
+    report/charts report/contents report/page
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
-    commands/prepare commands/tokenizer commands/evaluate commands/train commands/caption commands/push
+    commands/prepare commands/tokenizer commands/evaluate commands/train commands/report commands/caption commands/push
     commands/verbs
 """
 ORDER = STAIRCASE.split()

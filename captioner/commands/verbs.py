@@ -9,6 +9,7 @@ VERBS = {
     "tokenizer": "train a dataset's tokenizer",
     "train": "train, evaluate and export a captioner",
     "evaluate": "score an export on a split",
+    "report": "write a run's curves, figures and captions as one HTML file",
     "caption": "caption images (the same as the command caption)",
     "push": "upload an export to the Hugging Face Hub",
 }
