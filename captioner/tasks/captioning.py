@@ -10,7 +10,7 @@ from torch import nn
 
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
 from captioner.data.tokenizer import CaptionTokenizer
-from captioner.decoding.generation import generate
+from captioner.decoding.generation import generate, pack_decoder
 from captioner.decoding.hypotheses import SpecialTokens
 from captioner.evaluation.caption_metrics import cider
 from captioner.losses import caption_cross_entropy
@@ -51,7 +51,7 @@ class CaptioningTask:
         self.monitor = Monitor("CIDEr", "max")
         self._train, self._validation = train, validation
         self._references, self._image_ids, self._tokenizer = references, image_ids, tokenizer
-        self._special = SpecialTokens(tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.unknown_id)
+        self._special = SpecialTokens.of(tokenizer)
         self._decoding = replace(decoding, beams=1)
 
     @property
@@ -84,6 +84,7 @@ class CaptioningTask:
         """Loss without smoothing, perplexity, CIDEr of greedy captions, and a few samples."""
         model = getattr(self.module, "module", self.module)  # decoding goes past the data-parallel wrapper
         total, tokens, captions = 0.0, 0, []
+        decoder = pack_decoder(model.decoder, self._decoding)
         for batch in self._validation.batches(0):
             batch = batch.to(self._device)
             count = int((batch.targets != IGNORED).sum())
@@ -91,7 +92,7 @@ class CaptioningTask:
             logits = model.decoder(batch.tokens, memory, positions=batch.positions, segments=batch.segments)
             total += float(caption_cross_entropy(logits, batch.targets)) * count
             tokens += count
-            hypotheses = generate(model.decoder, memory, self._decoding, self._special)
+            hypotheses = generate(decoder, memory, self._decoding, self._special)
             captions += [self._tokenizer.decode(best[0].tokens) for best in hypotheses]
         loss = total / tokens
         return {
