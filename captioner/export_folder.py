@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import captioner
 from captioner.build import build_model
+from captioner.confidence import Calibration
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.errors import CheckpointError, ConfigError, DataError, HubError
 from captioner.model_card import model_card
@@ -38,12 +39,13 @@ from captioner.settings_checks import check_settings
 from captioner.settings_json import settings_from_dict, settings_to_dict
 
 EXPORT_FORMAT = 1  # raised when what an export holds changes
-CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CARD = (
+CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CONFIDENCE, CARD = (
     "config.json",
     "model.safetensors",
     "tokenizer.json",
     "preprocessor_config.json",
     "metrics.json",
+    "confidence.json",
     "README.md",
 )
 AGAIN = "export it again, or fetch it again from where it comes"
@@ -60,6 +62,7 @@ class ExportParts:
     processor: ImageProcessor
     settings: Settings
     metrics: dict[str, Any]
+    calibration: Calibration | None = None
 
     def card(self) -> ModelCard:
         """The model card, made from the real settings and metrics."""
@@ -91,12 +94,19 @@ def write_export(parts: ExportParts, folder: Path) -> None:
     _write_json(folder / CONFIG, config)
     _write_json(folder / PROCESSOR, parts.processor.to_dict())
     _write_json(folder / METRICS, parts.metrics)
+    if parts.calibration:
+        write_calibration(parts.calibration, folder)
     parts.tokenizer.save(folder / TOKENIZER)
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # safetensors reports a full disk as its own error
         raise _as_os_error(error, folder / WEIGHTS) from error
     parts.card().save(folder / CARD)
+
+
+def write_calibration(calibration: Calibration, folder: Path) -> None:
+    """Write how an export's confidence is computed into its folder, over what may be there."""
+    _write_json(folder / CONFIDENCE, calibration.to_dict())
 
 
 def _as_os_error(error: SafetensorError, path: Path) -> OSError:
@@ -210,7 +220,21 @@ def read_export(folder: Path) -> ExportParts:
     model = build_model(settings, encoder=encoder, vocabulary_size=vocabulary_size)
     left_out = set() if bundled else {name for name in model.state_dict() if name.startswith("encoder.")}
     _load_weights(model, folder / WEIGHTS, left_out=left_out | _tied_weights(settings))
-    return ExportParts(model.eval(), tokenizer, processor, settings, _read_json(folder, METRICS))
+    metrics, calibration = _read_json(folder, METRICS), _read_calibration(folder)
+    return ExportParts(model.eval(), tokenizer, processor, settings, metrics, calibration)
+
+
+def _read_calibration(folder: Path) -> Calibration | None:
+    """How the confidence is computed; None for an export that was not calibrated."""
+    if not (folder / CONFIDENCE).exists():
+        return None
+    try:
+        return Calibration.from_dict(_read_json(folder, CONFIDENCE))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIDENCE} is damaged or of another version ({in_one_line(error)}); "
+            f"write it anew with `captioner calibrate {folder}`"
+        ) from error
 
 
 def _load_known_encoder(folder: Path, settings: Settings, fingerprint: str) -> ImageEncoder:

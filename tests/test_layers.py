@@ -29,17 +29,18 @@ STAIRCASE = """
     decoding/generation
 
     evaluation/ptb evaluation/meteor evaluation/caption_metrics evaluation/metric_modules
-    evaluation/scene_accuracy evaluation/example_sheet
+    evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
 
     losses
     tasks/base tasks/captioning
     training/device training/optim training/states training/checkpoint training/averaging training/tracking
     training/progress training/signals training/loop
 
-    run_folder build model_card export_folder api scoring publish presets
+    run_folder build model_card confidence explain export_folder api scoring calibration publish presets
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
-    commands/prepare commands/tokenizer commands/evaluate commands/train commands/caption commands/push
+    commands/prepare commands/tokenizer commands/evaluate commands/calibrate commands/train commands/caption
+    commands/push
     commands/verbs
 """
 ORDER = STAIRCASE.split()

@@ -9,6 +9,7 @@ VERBS = {
     "tokenizer": "train a dataset's tokenizer",
     "train": "train, evaluate and export a captioner",
     "evaluate": "score an export on a split",
+    "calibrate": "fit an export's confidence",
     "caption": "caption images (the same as the command caption)",
     "push": "upload an export to the Hugging Face Hub",
 }
