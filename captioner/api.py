@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, get_token
@@ -21,7 +21,6 @@ from captioner.data.tokenizer import CaptionTokenizer
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.errors import ConfigError, HubError, ImageError
-from captioner.explain import Explanation, look, merge_pieces, on_grid
 from captioner.export_folder import (
     HUB_ERRORS,
     ExportParts,
@@ -36,6 +35,9 @@ from captioner.models.image_processors import ImageProcessor
 from captioner.models.packed_decoder import PackedDecoder
 from captioner.settings import DecodingSettings, Settings
 from captioner.settings_checks import check_settings, nearest_name
+
+if TYPE_CHECKING:
+    from captioner.explain import Explanation
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
 
     def explain(
         self, image: Any, caption: Caption | None = None, *, layers: Sequence[int] | None = None
-    ) -> Explanation:
+    ) -> "Explanation":
         """Where the decoder looks for each word of a caption.
 
         Args:
@@ -145,6 +147,8 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             ImageError: the image cannot be read.
             ConfigError: the decoder has no such layer.
         """
+        from captioner.explain import Explanation, look, merge_pieces, on_grid
+
         opened = _open(image, None)
         tokens = (caption or self.caption(opened)).tokens
         memory = self._remember([opened])

@@ -19,12 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import captioner
-from captioner.build import build_model
 from captioner.confidence import Calibration
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.errors import CheckpointError, ConfigError, DataError, HubError
-from captioner.model_card import model_card
-from captioner.models.captioner import CaptionerModel
+from captioner.models.captioner import CaptionerModel, build_model
 from captioner.models.encoder_files import in_one_line
 from captioner.models.encoders import (
     ImageEncoder,
@@ -56,8 +54,8 @@ HUB_ERRORS = (HTTPError, HFValidationError, OSError)
 class ExportParts:
     """What an export holds."""
 
-    model: CaptionerModel
-    """With its encoder."""
+    model: CaptionerModel | None
+    """With its encoder; None where the network is not in the folder's safetensors."""
     tokenizer: CaptionTokenizer
     processor: ImageProcessor
     settings: Settings
@@ -66,6 +64,8 @@ class ExportParts:
 
     def card(self) -> ModelCard:
         """The model card, made from the real settings and metrics."""
+        from captioner.model_card import model_card  # only written exports need it
+
         return model_card(
             _portable_settings(self.settings, self.model.encoder),
             self.metrics,
@@ -83,13 +83,24 @@ def write_export(parts: ExportParts, folder: Path) -> None:
         for name, tensor in model.state_dict().items()
         if (bundled or not name.startswith("encoder.")) and name not in _tied_weights(settings)
     }
+    write_description(parts, folder)
+    try:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:  # safetensors reports a full disk as its own error
+        raise _as_os_error(error, folder / WEIGHTS) from error
+    parts.card().save(folder / CARD)
+
+
+def write_description(parts: ExportParts, folder: Path) -> None:
+    """Write all of an export but its network and its card into an existing folder."""
+    encoder, settings = parts.model.encoder, parts.settings
     config = {
         "format": EXPORT_FORMAT,
         "captioner_version": captioner.__version__,
-        "settings": settings_to_dict(_portable_settings(settings, model.encoder)),
+        "settings": settings_to_dict(_portable_settings(settings, encoder)),
         "vocabulary_size": len(parts.tokenizer),
-        "encoder": encoder_config(model.encoder) if bundled else None,
-        "encoder_fingerprint": encoder_fingerprint(model.encoder),
+        "encoder": encoder_config(encoder) if _bundles_encoder(settings, encoder) else None,
+        "encoder_fingerprint": encoder_fingerprint(encoder),
     }
     _write_json(folder / CONFIG, config)
     _write_json(folder / PROCESSOR, parts.processor.to_dict())
@@ -97,11 +108,6 @@ def write_export(parts: ExportParts, folder: Path) -> None:
     if parts.calibration:
         write_calibration(parts.calibration, folder)
     parts.tokenizer.save(folder / TOKENIZER)
-    try:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    except SafetensorError as error:  # safetensors reports a full disk as its own error
-        raise _as_os_error(error, folder / WEIGHTS) from error
-    parts.card().save(folder / CARD)
 
 
 def write_calibration(calibration: Calibration, folder: Path) -> None:
@@ -174,6 +180,12 @@ def find_export(name: str | Path, **options: Any) -> Path:
         raise HubError(f"{name} is no folder here, and could not be had from the Hub: {hub_reason(error)}") from error
 
 
+def newest_best(folder: Path) -> Path | None:
+    """The newest export of a run under ``folder``, if there is one."""
+    found = [path for path in folder.glob("*/best") if (path / CONFIG).exists()]
+    return max(found, key=lambda path: (path / CONFIG).stat().st_mtime, default=None)
+
+
 def hub_reason(error: Exception) -> str:
     """Why the Hub did not do as asked, in one line, with the remedy where there is one."""
     if isinstance(error, RepositoryNotFoundError):
@@ -190,6 +202,29 @@ def read_export(folder: Path) -> ExportParts:
         CheckpointError: a file is missing, damaged, of another version, or does not fit the others.
         HubError: the encoder is on the Hub and cannot be had.
     """
+    found, config = _read_description(folder)
+    try:
+        bundled, fingerprint = config["encoder"], config["encoder_fingerprint"]
+        encoder = encoder_from_config(bundled) if bundled else None
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged or of another version ({error}); {AGAIN}") from error
+    encoder = encoder or _load_known_encoder(folder, found.settings, fingerprint)
+    model = build_model(found.settings, encoder=encoder, vocabulary_size=len(found.tokenizer))
+    left_out = set() if bundled else {name for name in model.state_dict() if name.startswith("encoder.")}
+    _load_weights(model, folder / WEIGHTS, left_out=left_out | _tied_weights(found.settings))
+    return replace(found, model=model.eval())
+
+
+def read_description(folder: Path) -> ExportParts:
+    """Read all of an export but its network.
+
+    Raises CheckpointError if a file is missing, damaged, of another version, or does not fit the others.
+    """
+    return _read_description(folder)[0]
+
+
+def _read_description(folder: Path) -> tuple[ExportParts, dict[str, Any]]:
+    """All but the network, and config.json."""
     config = _read_json(folder, CONFIG)
     if "format" not in config:
         raise CheckpointError(f"{folder} is not a captioner export: its {CONFIG} is another library's")
@@ -201,10 +236,7 @@ def read_export(folder: Path) -> ExportParts:
     try:
         settings = settings_from_dict(config["settings"])
         check_settings(settings)
-        bundled, fingerprint, vocabulary_size = (
-            config[key] for key in ("encoder", "encoder_fingerprint", "vocabulary_size")
-        )
-        encoder = encoder_from_config(bundled) if bundled else None
+        vocabulary_size = config["vocabulary_size"]
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged or of another version ({error}); {AGAIN}") from error
     try:
@@ -216,12 +248,8 @@ def read_export(folder: Path) -> ExportParts:
         raise CheckpointError(
             f"{folder / TOKENIZER} has {len(tokenizer)} tokens and the model {vocabulary_size}; {AGAIN}"
         )
-    encoder = encoder or _load_known_encoder(folder, settings, fingerprint)
-    model = build_model(settings, encoder=encoder, vocabulary_size=vocabulary_size)
-    left_out = set() if bundled else {name for name in model.state_dict() if name.startswith("encoder.")}
-    _load_weights(model, folder / WEIGHTS, left_out=left_out | _tied_weights(settings))
     metrics, calibration = _read_json(folder, METRICS), _read_calibration(folder)
-    return ExportParts(model.eval(), tokenizer, processor, settings, metrics, calibration)
+    return ExportParts(None, tokenizer, processor, settings, metrics, calibration), config
 
 
 def _read_calibration(folder: Path) -> Calibration | None:

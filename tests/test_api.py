@@ -449,3 +449,14 @@ def test_the_public_names():
     assert captioner.Settings is Settings
     with pytest.raises(AttributeError, match="module 'captioner' has no attribute 'Captoiner'"):
         _ = captioner.Captoiner
+
+
+def test_newest_best(tmp_path):
+    assert captioner.export_folder.newest_best(tmp_path) is None
+    for age, run in enumerate(("a", "c", "b")):
+        folder = tmp_path / run / "best"
+        folder.mkdir(parents=True)
+        if run != "b":  # an export that is not whole
+            (folder / "config.json").touch()
+            os.utime(folder / "config.json", (age, age))
+    assert captioner.export_folder.newest_best(tmp_path) == tmp_path / "c" / "best"

@@ -36,11 +36,12 @@ STAIRCASE = """
     training/device training/optim training/states training/checkpoint training/averaging training/tracking
     training/progress training/signals training/loop
 
-    run_folder build model_card confidence explain export_folder api scoring calibration publish presets
+    run_folder build model_card confidence explain export_folder api
+    onnx_export onnx_captioner scoring calibration publish presets
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
     commands/prepare commands/tokenizer commands/evaluate commands/calibrate commands/train commands/caption
-    commands/push
+    commands/push commands/export
     commands/verbs
 """
 ORDER = STAIRCASE.split()

@@ -11,6 +11,7 @@ VERBS = {
     "evaluate": "score an export on a split",
     "calibrate": "fit an export's confidence",
     "caption": "caption images (the same as the command caption)",
+    "export": "write an export in another format",
     "push": "upload an export to the Hugging Face Hub",
 }
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, ViTImageProcessorPil
+from transformers import ViTImageProcessorPil
 from transformers.image_processing_backends import PilBackend
 
 from captioner.errors import ConfigError
@@ -95,6 +95,8 @@ def load_processor(settings: EncoderSettings) -> ImageProcessor:
     """
     if settings.config:
         return ImageProcessor.plain(parse_encoder_config(settings)["image_size"])
+    from transformers import AutoImageProcessor  # an export names its processor's class, and needs no mapping of all
+
     folder = find_encoder_files(settings.name, settings.revision).folder
     try:
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
