@@ -71,13 +71,18 @@ def _step(block: DecoderBlock, hidden: Tensor, positions: Tensor, cache: Dynamic
     return hidden + block.feedforward(block.feedforward_norm(hidden))
 
 
-def generation_config(settings: DecodingSettings, special: SpecialTokens, *, captions: int = 1) -> GenerationConfig:
+def generation_config(
+    settings: DecodingSettings, special: SpecialTokens, *, captions: int, use_cache: bool
+) -> GenerationConfig:
     """The decoding settings in transformers' words, for ``captions`` captions an image."""
     length_penalty = {"length_penalty": settings.length_penalty} if settings.beams > 1 else {}
     return GenerationConfig(
         num_beams=settings.beams,
         num_return_sequences=captions,
         do_sample=False,
+        use_cache=use_cache,
+        return_dict_in_generate=True,
+        output_scores=settings.beams > 1,
         max_new_tokens=settings.max_length,
         min_new_tokens=settings.min_length or None,
         no_repeat_ngram_size=settings.no_repeat_ngram or None,
@@ -123,11 +128,7 @@ def generate_with_transformers(
     else:
         inputs = {"memory": memory.to(dtype), "input_ids": start}
     found = model.generate(
-        **inputs,
-        use_cache=use_cache,
-        generation_config=generation_config(settings, special, captions=captions),
-        return_dict_in_generate=True,
-        output_scores=settings.beams > 1,
+        **inputs, generation_config=generation_config(settings, special, captions=captions, use_cache=use_cache)
     )
     rows = [_until_end(row, special) for row in found.sequences[:, 1:].tolist()]
     images = [rows[place : place + captions] for place in range(0, len(rows), captions)]

@@ -4,6 +4,7 @@ import copy
 import http.client
 import math
 import statistics
+import tempfile
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, get_token
+from huggingface_hub import ModelCard, ModelHubMixin
 from PIL.Image import Image
 from torch import Tensor
 
@@ -22,14 +23,13 @@ from captioner.decoding.generation import generate_each, pack_decoder, stream_to
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.errors import ConfigError, HubError, ImageError
 from captioner.export_folder import (
-    HUB_ERRORS,
     ExportParts,
     find_export,
-    hub_reason,
     publishable_settings,
     read_export,
     write_export,
 )
+from captioner.hub import upload
 from captioner.models.captioner import CaptionerModel
 from captioner.models.image_processors import ImageProcessor
 from captioner.models.packed_decoder import PackedDecoder
@@ -256,14 +256,14 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         Raises:
             HubError: the Hub could not be reached, or refused the token or the name.
         """
-        if not (options.get("token") or get_token()):
-            raise HubError(f"{repo_id} was not uploaded: not logged in to the Hub; run `hf auth login` or set HF_TOKEN")
         shared = copy.copy(self)
         shared.settings = publishable_settings(self.settings, repo_id)
         try:
-            return str(ModelHubMixin.push_to_hub(shared, repo_id, **options))
-        except HUB_ERRORS as error:
-            raise HubError(f"{repo_id} was not uploaded: {hub_reason(error)}") from error
+            with tempfile.TemporaryDirectory() as folder:
+                shared.save_pretrained(folder)
+                return upload(Path(folder), repo_id, **options)
+        except OSError as error:
+            raise HubError(f"{repo_id} was not uploaded: {error.strerror or error}") from error
 
 
 def _open(source: Any, name: str | None) -> Image:

@@ -35,8 +35,8 @@ def calibrate(captioner: Captioner, dataset: DatasetDict, split: str = "validati
         captioner, EncodedImages(rows), decoding, title=f"calibrating on {split}", candidates=candidates
     )
     images = found if candidates > 1 else [[caption] for caption in found]
-    scores = score_captions([captions[0].text for captions in images], references, metrics=["CIDEr"])
-    accepted = [score >= level for score in scores.images["CIDEr"]]
+    scores = score_captions([captions[0].text for captions in images], references, metrics=["CIDEr-D"])
+    accepted = [score >= level for score in scores.images["CIDEr-D"]]
     origin = {
         "definition": DEFINITION,
         "human_level": level,

@@ -3,18 +3,12 @@
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, snapshot_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    HTTPError,  # of the HTTP library that the Hub's own one uses; which one, depends on its version
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +16,7 @@ import captioner
 from captioner.confidence import Calibration
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.errors import CheckpointError, ConfigError, DataError, HubError
+from captioner.hub import HUB_ERRORS, hub_reason
 from captioner.models.captioner import CaptionerModel, build_model
 from captioner.models.encoder_files import in_one_line
 from captioner.models.encoders import (
@@ -46,8 +41,8 @@ CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CONFIDENCE, CARD = (
     "confidence.json",
     "README.md",
 )
+EXPORT_FILES = (CONFIG, WEIGHTS, TOKENIZER, "tokenizer_config.json", PROCESSOR, METRICS, CARD)
 AGAIN = "export it again, or fetch it again from where it comes"
-HUB_ERRORS = (HTTPError, HFValidationError, OSError)
 
 
 @dataclass(frozen=True)
@@ -126,6 +121,32 @@ def publishable_settings(settings: Settings, repo_id: str) -> Settings:
     return replace(settings, data=data, hub=hub)
 
 
+def write_shared_copy(export: Path, folder: Path, repo_id: str) -> None:
+    """Make an existing folder a copy of an export as it may leave this machine, with its own files and no others.
+
+    A later export over the same folder does not change the copy; the weights take no second place on the disk.
+
+    Raises CheckpointError if the export is not whole, OSError if the disk is full.
+    """
+    config = _read_json(export, CONFIG)
+    settings = publishable_settings(settings_from_dict(config["settings"]), repo_id)
+    for name in EXPORT_FILES:
+        if not (export / name).is_file():
+            raise CheckpointError(f"{export} has no {name}: the export is incomplete; {AGAIN}")
+        _link_or_copy(export / name, folder / name)
+    if (export / CONFIDENCE).is_file():
+        _link_or_copy(export / CONFIDENCE, folder / CONFIDENCE)
+    (folder / CONFIG).unlink()  # a link: written over, the export's own would change
+    _write_json(folder / CONFIG, config | {"settings": settings_to_dict(settings)})
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # some file systems have no links
+        shutil.copyfile(source, target)
+
+
 def _bundles_encoder(settings: Settings, encoder: ImageEncoder) -> bool:
     """Whether an export holds the encoder's weights; one that is on the Hub as it is needs only its name."""
     return settings.export.bundle_encoder or settings.encoder.trainable or not encoder.revision
@@ -142,7 +163,8 @@ def _portable_settings(settings: Settings, encoder: ImageEncoder) -> Settings:
             name=Path(name).resolve().name if is_path else name,
             revision=encoder.revision or settings.encoder.revision,
         ),
-        data=replace(settings.data, root=""),
+        data=replace(settings.data, root="", streaming=""),
+        tokenizer=replace(settings.tokenizer, file=""),
         trainer=replace(settings.trainer, folder=TrainerSettings.folder),
     )
 
@@ -184,15 +206,6 @@ def newest_best(folder: Path) -> Path | None:
     """The newest export of a run under ``folder``, if there is one."""
     found = [path for path in folder.glob("*/best") if (path / CONFIG).exists()]
     return max(found, key=lambda path: (path / CONFIG).stat().st_mtime, default=None)
-
-
-def hub_reason(error: Exception) -> str:
-    """Why the Hub did not do as asked, in one line, with the remedy where there is one."""
-    if isinstance(error, RepositoryNotFoundError):
-        return "it has no such repository; check the name, and run `hf auth login` where it is private"
-    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
-        return "it cannot be reached; connect and try again"
-    return in_one_line(error)
 
 
 def read_export(folder: Path) -> ExportParts:

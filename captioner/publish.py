@@ -28,4 +28,6 @@ def push(folder: Path, repo_id: str, *, private: bool = True) -> str:
     try:
         return captioner.push_to_hub(repo_id, private=private)
     except HubError as error:
-        raise HubError(f"{error}; the export is safe, try again with `captioner push {folder} {repo_id}`") from error
+        public = "" if private else " --public"
+        again = f"captioner push {folder} {repo_id}{public}"
+        raise HubError(f"{error}; the export is safe, try again with `{again}`") from error

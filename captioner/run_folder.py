@@ -22,7 +22,10 @@ FIXED = ("data.name", "data.splits", "tokenizer", "encoder", "projection", "deco
 """Groups and settings that make the network and its words: what was trained with others is of no use with these."""
 FREE = ("encoder.gradient_checkpointing", "projection.dropout", "decoder.dropout")
 """Settings of these groups that change how a network is trained, and not what it is."""
-ORDER = ("trainer.batch_images", "trainer.captions_per_row", "trainer.length_buckets", "trainer.seed")
+ORDER = (
+    *("data.streaming", "data.shuffle_buffer"),
+    *("trainer.batch_images", "trainer.captions_per_row", "trainer.length_buckets", "trainer.seed"),
+)
 """Settings that decide what is in which batch: they can change between epochs only."""
 
 

@@ -46,6 +46,10 @@ class Evaluation:
             "unavailable": self.unavailable,
         }
 
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON values: the summary, and under ``per_image`` a record of each image."""
+        return {"split": self.split, **self.summary(), "per_image": list(self.per_image())}
+
     def per_image(self) -> Iterator[dict[str, Any]]:
         """One record an image: its name, caption, references and scores."""
         for row, image_id in enumerate(self.image_ids):
@@ -82,7 +86,7 @@ def evaluate_captioner(
     metrics, image_metrics = dict(scores.corpus), dict(scores.images)
     if captioner.calibration:
         image_metrics["confidence"] = [caption.confidence for caption in found]
-        metrics |= reliability(image_metrics["confidence"], image_metrics["CIDEr"], references)
+        metrics |= reliability(image_metrics["confidence"], image_metrics["CIDEr-D"], references)
     if "objects" in rows.column_names:
         objects = [list(names) for names in rows["objects"]]
         metrics |= scene_accuracy(captions, objects)

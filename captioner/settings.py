@@ -24,12 +24,18 @@ class DataSettings:
     """Folder of the source's files, for preparing the dataset where it is missing."""
     splits: Literal["standard", "all"] = "standard"
     """Train on the standard training split, or on all images of the source."""
+    streaming: str = ""
+    """Train from shards without preparing them: their folder, or a pattern of .parquet or .tar files."""
+    shuffle_buffer: int = 8192
+    """Images of a stream that are read and shuffled together, in each process."""
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
     """The BPE tokenizer, trained on the training captions."""
 
+    file: str = ""
+    """A tokenizer.json to use as it is; empty: train one."""
     vocabulary_size: int = 4000
     """Largest number of tokens, special ones included."""
     lowercase: bool = True
@@ -230,6 +236,8 @@ class TrackingSettings:
 
     wandb: bool = False
     """Log to Weights & Biases (WANDB_MODE=offline works)."""
+    tensorboard: bool = False
+    """Log to TensorBoard, in the run's folder."""
     project: str = "captioner"
     """Weights & Biases project."""
 
@@ -239,7 +247,7 @@ class HubSettings:
     """The Hugging Face Hub."""
 
     repo_id: str = ""
-    """Upload the best checkpoint to this repository when training ends."""
+    """Upload every new best to this repository, in the background."""
     private: bool = True
     """Create the repository as private."""
 

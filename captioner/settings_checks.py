@@ -21,6 +21,7 @@ from captioner.settings import (
 )
 
 LEAST = {
+    "data.shuffle_buffer": 1,
     "tokenizer.vocabulary_size": MINIMUM_VOCABULARY_SIZE,
     "encoder.image_size": 0,
     "encoder.views": 1,

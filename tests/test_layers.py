@@ -20,7 +20,7 @@ STAIRCASE = """
     data/inspection data/dataset_writer data/prepared
     data/tokenizer
     data/image_views data/feature_shards data/features
-    data/batches data/device_batches
+    data/batches data/shards data/streaming data/device_batches
 
     models/encoder_files models/image_processors models/encoders models/fast_encoding
     models/projections models/decoder models/packed_weights models/packed_decoder models/captioner
@@ -28,20 +28,25 @@ STAIRCASE = """
     decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
     decoding/generation
 
-    evaluation/ptb evaluation/meteor evaluation/caption_metrics evaluation/metric_modules
+    evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
+    evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
+    evaluation/clip_score evaluation/metric_modules
     evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
 
     losses
     tasks/base tasks/captioning
-    training/device training/optim training/states training/checkpoint training/averaging training/tracking
-    training/progress training/signals training/loop
+    training/device training/optim training/states training/checkpoint training/averaging
+    training/tensorboard_tracker training/wandb_tracker training/tracking
+    training/progress training/timings training/signals training/processes training/loop
 
-    run_folder build model_card confidence explain export_folder api
-    onnx_export onnx_captioner scoring calibration publish presets
+    run_folder build model_card hub confidence explain export_folder api
+    onnx_export onnx_captioner scoring calibration publish uploads hub_run presets
+
+    report/charts report/contents report/page
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
-    commands/prepare commands/tokenizer commands/evaluate commands/calibrate commands/train commands/caption
-    commands/push commands/export
+    commands/prepare commands/tokenizer commands/evaluate commands/calibrate commands/train commands/report
+    commands/caption commands/push commands/export
     commands/verbs
 """
 ORDER = STAIRCASE.split()

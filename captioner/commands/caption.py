@@ -44,21 +44,21 @@ def _parser() -> CommandParser:
     parser.usage = "caption [options] IMAGE|FOLDER|- ..."
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE|FOLDER|-", help="files, folders, or - for an image on stdin")
-    add("--model", help="export, run or Hub id (default: the newest best/ under checkpoints/)")
+    add("--model", help="export, run or Hub id (default: newest in checkpoints/)")
     add("--candidates", type=int, default=1, metavar="N", help="captions an image, best first")
     add("--batch-size", type=int, metavar="N", help=f"images captioned together (default: {OPENED_TOGETHER})")
     add("--json", action="store_true", help="print a JSON object a line, with confidence")
     add("--min-confidence", type=float, metavar="X", help="leave captions below this confidence blank")
-    add("--output", metavar="FILE", help="write to FILE.jsonl or FILE.csv; what is in it is skipped")
+    add("--output", metavar="FILE", help="write to FILE.jsonl or .csv; what is in it is skipped")
     add(
         "--sidecar",
         action="store_true",
-        help="write each caption to a .txt beside its image; images with one are skipped",
+        help="write a .txt beside each image that has none",
     )
-    add("--explain", metavar="FILE.png", help="draw where the decoder looked for each word of one image's caption")
-    add("--explain-layers", metavar="N,N", help="decoder layers to draw, from 0; -1 is the last (default: all)")
+    add("--explain", metavar="FILE.png", help="draw where the decoder looked for each word")
+    add("--explain-layers", metavar="N,N", help="decoder layers to draw, like 0,-1 (default: all)")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add_decoding_flags(parser, leave_out=["batch_size"])
+    add_decoding_flags(parser, leave_out=["batch_size"], explained=["beams", "samples", "prefix"])
     return parser
 
 

@@ -66,8 +66,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     evaluation = evaluate_captioner(captioner, dataset, options.split, decoding=decoding, limit=options.limit)
     print(format_evaluation(evaluation))
     if options.output:
-        content = {"model": options.model, "split": options.split, **evaluation.summary()}
-        _write(options.output, {**content, "per_image": list(evaluation.per_image())})
+        _write(options.output, {"model": options.model, **evaluation.record()})
     if options.examples:
         _draw(evaluation, dataset[options.split], options.examples)
     return 0
@@ -128,18 +127,7 @@ def _write(path: str, content: Any) -> None:
 def _draw(evaluation: "Evaluation", rows: Any, path: str) -> None:
     from captioner.data.encoded_images import EncodedImages
     from captioner.data.images import open_image
-    from captioner.evaluation.example_sheet import Example, draw_examples, pick_examples
+    from captioner.evaluation.example_sheet import draw_examples, make_examples
 
-    images, scores = EncodedImages(rows), evaluation.image_metrics["CIDEr"]
-    examples = [
-        Example(
-            image=open_image(images[row]),
-            caption=evaluation.captions[row],
-            references=tuple(evaluation.references[row]),
-            score=scores[row],
-            label=label,
-        )
-        for label, picked in pick_examples(scores).items()
-        for row in picked
-    ]
-    draw_examples(examples, Path(path))
+    images = EncodedImages(rows)
+    draw_examples(make_examples(list(evaluation.per_image()), lambda row: open_image(images[row])), Path(path))

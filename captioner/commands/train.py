@@ -1,9 +1,11 @@
 """``python train.py`` and ``captioner train``: from a preset to an evaluated export."""
 
+import json
 import random
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from captioner.settings import Settings
 if TYPE_CHECKING:
     from captioner.build import Resources
     from captioner.tasks.captioning import CaptioningTask
+    from captioner.training.processes import Processes
 
 DESCRIPTION = "Train a captioner: prepares the data, trains the tokenizer, caches features, trains, evaluates, exports."
 EXAMPLES = (
@@ -45,7 +48,11 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
 
     extra = ExtraFlags()
     extra.add_argument(
-        "--resume", metavar="PATH", help="go on with this run, or from this step of it; auto: with the one there is"
+        "--resume",
+        metavar="PATH",
+        type=_local_run,
+        help="go on with this run, or from this step of it; auto: with the one there is; "
+        "a Hub id: train on from the weights that are there",
     )
     parse = partial(
         parse_settings,
@@ -67,13 +74,19 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
     return Training(settings, preset=preset, prog=prog, automatic=flags.resume == AUTO).run(resume)
 
 
+def _local_run(name: str) -> str:
+    """The folder to resume, made from the Hub where the name is that of a repository."""
+    from captioner.hub_run import begin_from_hub, names_repository
+
+    return str(begin_from_hub(name)) if names_repository(name) else name
+
+
 def _find_run(settings: Settings, preset: str) -> Path | None:
     """The run of these settings' name, where it has a checkpoint to go on from, whole or not."""
-    from captioner.training.checkpoint import clear_leftovers, list_checkpoints
+    from captioner.training.checkpoint import has_checkpoint
 
     run = Path(settings.trainer.folder) / (settings.trainer.run or preset)
-    clear_leftovers(run)
-    return run if list_checkpoints(run) else None
+    return run if has_checkpoint(run) else None
 
 
 def _resumed_settings(resume: str | Path | None) -> Settings | None:
@@ -98,37 +111,81 @@ class Training:
         self.best = self.folder / "best"
 
     def run(self, resume: Path | None) -> int:
-        from captioner.build import build_task, gather_resources
-        from captioner.run_folder import check_free, check_resumable, read_settings, run_of
-        from captioner.training.checkpoint import clear_leftovers, find_checkpoint, names_step, read_tensors
         from captioner.training.device import build_accelerator
+        from captioner.training.processes import Processes
         from captioner.training.signals import InterruptedTrainingError
+        from captioner.training.tracking import check_trackers
+
+        check_trackers(self.settings.tracking)
+        accelerator = build_accelerator(self.settings)
+        processes = Processes(accelerator)
+        processes.quieten()
+        found = self._find_state(resume, processes)
+        resources, task = self._build(found, processes)
+        if processes.is_main:
+            if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._record(resources, resumed_at=found[1]["step"] if found else None)
+            self._announce(task, accelerator)
+        with self._uploading(enabled=processes.is_main):
+            try:
+                self._fit(task, resources, accelerator, found)
+            except InterruptedTrainingError as stopped:
+                if processes.is_main:
+                    _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
+                return 130 if stopped.signal == 2 else 0
+            finally:
+                processes.part()
+            return self._finish(resources) if processes.is_main else 0
+
+    def _find_state(self, resume: Path | None, processes: "Processes") -> "tuple[Path, dict[str, Any]] | None":
+        """The checkpoint to go on from; raises ConfigError if the settings are not for it, or a new run has no room."""
+        from captioner.run_folder import check_free, check_resumable, read_settings, run_of
+        from captioner.training.checkpoint import clear_leftovers, find_checkpoint, names_step
+
+        run = run_of(resume) if resume else self.folder
+        if resume or self.automatic:
+            processes.one_after_another(lambda: clear_leftovers(run))
+        elif not self.settings.trainer.overwrite:
+            check_free(run)
+        if not resume:
+            return None
+        found = find_checkpoint(resume if names_step(resume) else run)
+        check_resumable(read_settings(run)[1], self.settings, position=found[1]["position"])
+        return found
+
+    def _build(
+        self, found: "tuple[Path, dict[str, Any]] | None", processes: "Processes"
+    ) -> "tuple[Resources, CaptioningTask]":
+        from captioner.build import build_task, gather_resources
+        from captioner.training.checkpoint import read_tensors
         from captioner.training.states import load_module_state
 
-        found = None
-        if resume:
-            run = run_of(resume)
-            clear_leftovers(run)
-            found = find_checkpoint(resume if names_step(resume) else run)
-            check_resumable(read_settings(run)[1], self.settings, position=found[1]["position"])
-        elif not (self.automatic or self.settings.trainer.overwrite):
-            check_free(self.folder)
-        accelerator = build_accelerator(self.settings)
-        seed_everything(self.settings.trainer.seed)
-        resources = gather_resources(self.settings, tokenizer_path=self.folder / "tokenizer.json" if resume else None)
-        task = build_task(self.settings, resources, rank=accelerator.process_index, processes=accelerator.num_processes)
-        if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
-            shutil.rmtree(self.folder, ignore_errors=True)
-        if found:  # settings that do not fit the weights are refused before they are recorded
+        tokenizer_path = self.folder / "tokenizer.json" if found else None
+
+        def build() -> "tuple[Resources, CaptioningTask]":
+            seed_everything(self.settings.trainer.seed)
+            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
+            return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+
+        resources, task = processes.one_after_another(build)
+        if found:  # what cannot go on is refused before anything is recorded
             load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
-        self._record(resources, resumed_at=found[1]["step"] if found else None)
-        self._announce(task, resources, accelerator)
+            processes.check_states(task, found[1], origin=found[0])
+        return resources, task
+
+    @contextmanager
+    def _uploading(self, *, enabled: bool) -> Iterator[None]:
+        """Where a repository is named, every new best goes there in the background."""
+        from captioner.uploads import BackgroundUploads
+
+        hub = self.settings.hub
+        self.uploads = BackgroundUploads(hub, self.folder) if enabled and hub.repo_id else None
         try:
-            self._fit(task, resources, accelerator, found)
-        except InterruptedTrainingError as stopped:
-            _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
-            return 130 if stopped.signal == 2 else 0
-        return self._finish(resources) if accelerator.is_main_process else 0
+            yield
+        finally:
+            if self.uploads:
+                self.uploads.stop(self.best)
 
     def _record(self, resources: "Resources", *, resumed_at: int | None) -> None:
         from captioner.run_folder import write_settings
@@ -136,28 +193,31 @@ class Training:
         write_settings(self.folder, self.settings, preset=self.preset, resumed_at=resumed_at)
         resources.tokenizer.save(self.folder / "tokenizer.json")
 
-    def _announce(self, task: "CaptioningTask", resources: "Resources", accelerator: Any) -> None:
-        dataset, trainer = resources.dataset, self.settings.trainer
-        pairs = sum(map(len, dataset["train"]["captions"]))
+    def _announce(self, task: "CaptioningTask", accelerator: Any) -> None:
+        trainer = self.settings.trainer
         parameters = sum(parameter.numel() for parameter in task.module.parameters() if parameter.requires_grad)
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         _say(
-            f"Training {self.folder} on {len(dataset['train']):,} images with {pairs:,} captions: "
+            f"Training {self.folder} on {task.describe_data()}: "
             f"{parameters / 1e6:.2f} M trained parameters, {trainer.epochs} epochs of {task.batches_per_epoch()} "
             f"batches (padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
+        from captioner.build import sample_pictures
         from captioner.settings_json import settings_to_dict
         from captioner.training.loop import fit
-        from captioner.training.tracking import open_trackers
+        from captioner.training.tracking import Trackers, open_trackers
 
-        trackers = open_trackers(
-            self.settings.tracking,
-            run=self.folder,
-            config=settings_to_dict(self.settings),
-            resume_step=found[1]["step"] if found else 0,
-        )
+        trackers = Trackers([])
+        if accelerator.is_main_process:
+            trackers = open_trackers(
+                self.settings.tracking,
+                run=self.folder,
+                config=settings_to_dict(self.settings),
+                resume_step=found[1]["step"] if found else 0,
+                pictures=lambda: sample_pictures(resources),
+            )
         try:
             fit(
                 task,
@@ -180,24 +240,31 @@ class Training:
         encoder = module.encoder or resources.encoder
         model = CaptionerModel(encoder, module.projection, module.decoder)
         export(Captioner(model, resources.tokenizer, resources.processor, self.settings, metrics), self.best)
+        if self.uploads:
+            self.uploads.submit(self.best, f"The best model so far, of step {metrics['validation_at_best']['step']}")
 
     def _finish(self, resources: "Resources") -> int:
         """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
         from captioner.api import Captioner
         from captioner.calibration import calibrate_if_possible
         from captioner.commands.evaluate import format_evaluation
-        from captioner.publish import export, push
+        from captioner.publish import export
         from captioner.scoring import evaluate_captioner
+        from captioner.training.checkpoint import write_text
 
         if not self.best.exists():
             raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
         captioner = Captioner.from_pretrained(self.best)
         calibrate_if_possible(captioner, resources.dataset)
+        evaluations = []
         for split in (name for name, rows in resources.dataset.items() if name.startswith("test") and len(rows)):
-            evaluation = evaluate_captioner(captioner, resources.dataset, split)
-            captioner.metrics[split] = evaluation.summary()
-            print(format_evaluation(evaluation))
+            evaluations.append(evaluate_captioner(captioner, resources.dataset, split))
+            captioner.metrics[split] = evaluations[-1].summary()
+            print(format_evaluation(evaluations[-1]))
         try:
+            for evaluation in evaluations:
+                text = json.dumps(evaluation.record(), indent=1) + "\n"
+                write_text(self.folder / f"evaluation-{evaluation.split}.json", text)
             export(captioner, self.best)
         except OSError as error:
             raise CheckpointError(
@@ -205,10 +272,8 @@ class Training:
                 f"free some space and go on with: {self.prog} {self.preset} --resume {self.folder}"
             ) from error
         self._show_caption(captioner, resources)
-        if self.settings.hub.repo_id:
-            address = push(self.best, self.settings.hub.repo_id, private=self.settings.hub.private)
-            print(f"Uploaded to {address}")
-        return 0
+        uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
+        return 0 if uploaded else 1
 
     def _show_caption(self, captioner: Any, resources: "Resources") -> None:
         from captioner.data.encoded_images import EncodedImages
@@ -223,6 +288,7 @@ class Training:
             f"  caption {path}\n"
             f"  caption photos/ --model {self.best} --output captions.jsonl\n"
             f"  captioner evaluate {self.best} --split test --examples examples.png\n"
+            f"  captioner report {self.folder}\n"
             f"  captioner push {self.best} me/captioner\n"
             f"  {self.prog} --help"
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from captioner.errors import DataError
 from captioner.evaluation import ptb
-from captioner.evaluation.caption_metrics import score_cider
+from captioner.evaluation.caption_metrics import CaptionPairs, score_cider_d
 
 DEFINITION = (
     "accepted: the caption's CIDEr-D reaches the median CIDEr-D of the split's human captions, "
@@ -37,7 +37,7 @@ def human_level(references: Sequence[Sequence[str]]) -> float:
     for turn in range(max(map(len, groups))):
         chosen = [group for group in groups if len(group) > turn]
         others = [group[:turn] + group[turn + 1 :] for group in chosen]
-        values += score_cider([group[turn] for group in chosen], others)[1]["CIDEr"]
+        values += score_cider_d(CaptionPairs([group[turn] for group in chosen], others))[1]["CIDEr-D"]
     return statistics.median(values)
 
 

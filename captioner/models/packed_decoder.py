@@ -106,9 +106,9 @@ class PackedDecoder:
         self.precision, self.dtype = precision, PRECISIONS[precision]
         self.settings = decoder.settings
         self.vocabulary_size = decoder.token_embedding.num_embeddings
-        self.token_embedding = decoder.token_embedding.weight.detach().to(self.dtype)
+        self.token_embedding = decoder.token_embedding.weight.detach().to(self.dtype, copy=True)
         positions = decoder.position_embedding
-        self.position_embedding = None if positions is None else positions.weight.detach().to(self.dtype)
+        self.position_embedding = None if positions is None else positions.weight.detach().to(self.dtype, copy=True)
         self.blocks = [PackedBlock.of(block, precision) for block in decoder.blocks]
         self.cross_key_value = [pack(block.cross_attention.key_value, precision) for block in decoder.blocks]
         self.norm = copy_norm(decoder.norm, precision)

@@ -24,7 +24,7 @@ class PackedLinear:
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         """Pack ``weight`` [outputs, inputs] and ``bias`` [outputs]."""
         self.weight = weight.to(dtype).t().contiguous()
-        self.bias = bias.to(dtype)
+        self.bias = bias.to(dtype, copy=True)
 
     def __call__(self, rows: Tensor) -> Tensor:
         return torch.addmm(self.bias, rows, self.weight)
@@ -44,7 +44,7 @@ class Int8Linear:
         largest = weight.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST)
         self.weight = (weight * (127 / largest)).round().to(torch.int8).t()
         self.scale = (largest[:, 0] / 127).to(dtype)
-        self.bias = bias.to(dtype)
+        self.bias = bias.to(dtype, copy=True)
 
     def __call__(self, rows: Tensor) -> Tensor:
         largest = rows.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST)

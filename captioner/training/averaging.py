@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from captioner.errors import CheckpointError
+from captioner.training.states import identity, shard_like, whole_tensor
 
 
 class WeightAverage:
@@ -53,7 +55,7 @@ class WeightAverage:
 
     def state(self) -> dict[str, Tensor]:
         """The averages on the CPU, by the names of the weights."""
-        return {name: tensor.cpu().contiguous() for name, tensor in self._averages.items()}
+        return {name: whole_tensor(tensor) for name, tensor in self._averages.items()}
 
     def load_state(self, tensors: dict[str, Tensor], *, origin: object) -> None:
         """Load what ``state`` gave; raises CheckpointError if it is of other weights."""
@@ -63,15 +65,16 @@ class WeightAverage:
                 f"{origin}: {wrong[0]!r} is averaged in only one of checkpoint and settings; resume with the run's own"
             )
         for name, average in self._averages.items():
-            average.copy_(tensors[name])
+            value = tensors[name]
+            average.copy_(shard_like(average, value) if isinstance(average, DTensor) else value)
 
 
 def _learnt_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The live tensors that training changes, tied ones once; counters are left out."""
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     tensors, seen = {}, set()
-    for name, tensor in module.state_dict().items():
-        if name not in frozen and tensor.is_floating_point() and tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            tensors[name] = tensor
+    for name, variable in module.state_dict(keep_vars=True).items():
+        if name not in frozen and variable.is_floating_point() and identity(variable) not in seen:
+            seen.add(identity(variable))
+            tensors[name] = variable.detach()
     return tensors

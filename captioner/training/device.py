@@ -1,11 +1,17 @@
 """Where and how exactly a run computes: device, precision and threads."""
 
+import os
+from datetime import timedelta
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from captioner.errors import ConfigError
 from captioner.settings import Settings
+
+PATIENCE = timedelta(hours=24)
+"""How long processes wait for one another: one may be encoding the images of all. One that dies ends the others."""
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -32,6 +38,8 @@ def build_accelerator(settings: Settings) -> Accelerator:
     """
     wanted = settings.trainer.device
     _check_device(wanted)
+    if ":" in wanted and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(f"trainer.device={wanted} is one GPU for several processes; use auto, each takes its own")
     # accelerate keeps one state a process; another run in this process may have had another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     if wanted.startswith("cuda:"):
@@ -39,7 +47,7 @@ def build_accelerator(settings: Settings) -> Accelerator:
     if settings.trainer.threads:
         torch.set_num_threads(settings.trainer.threads)
     cpu = wanted == "cpu"
-    precision = resolve_precision(settings.trainer.precision, PartialState(cpu=cpu).device)
+    precision = resolve_precision(settings.trainer.precision, PartialState(cpu=cpu, timeout=PATIENCE).device)
     return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 
 from captioner.errors import CaptionerError
 from captioner.settings import Settings
@@ -20,11 +18,11 @@ from captioner.tasks.base import Task
 from captioner.training import checkpoint, states
 from captioner.training.averaging import WeightAverage
 from captioner.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from captioner.training.processes import Processes
 from captioner.training.progress import TrainingProgress
 from captioner.training.signals import InterruptedTrainingError, caught_signals
+from captioner.training.timings import CHECKPOINT, EXPORT, VALIDATION, WAITING, Stopwatch
 from captioner.training.tracking import Trackers
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -90,11 +88,13 @@ class _Fit:
     on_best: Callable[[dict[str, Any]], None]
 
     def __post_init__(self) -> None:
-        self.bare_module = self.task.module
+        self.processes = Processes(self.accelerator)
+        self.bare_module, self.copied = self.task.module, self.processes.copy_if_sharded(self.task.module)
         self.optimizer = build_optimizer(self.task.module, self.settings.optim)
         self.average: WeightAverage | None = None
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
+        self.stopwatch = Stopwatch()
         self.accumulation = self.settings.trainer.gradient_accumulation
         epochs_steps = self.settings.trainer.epochs * math.ceil(self.task.batches_per_epoch() / self.accumulation)
         self.total = min(self.settings.trainer.max_steps or epochs_steps, epochs_steps)
@@ -104,6 +104,7 @@ class _Fit:
         # Captions differ in length: a network compiled for any length is compiled once.
         self.task.module = torch.compile(prepared, dynamic=True) if self.settings.trainer.compile else prepared
         try:
+            self.processes.part_random_states(self.settings.trainer.seed)
             if resume:
                 self._load(*resume)
             self.average = self._start_average(resume)
@@ -140,13 +141,17 @@ class _Fit:
         return 0 < patience <= self.state.stale
 
     def _stop_if(self, caught: Sequence[int]) -> None:
-        if caught:
-            raise InterruptedTrainingError(caught[0], self.saved or self._save())
+        if number := self.processes.first_signal(caught):
+            raise InterruptedTrainingError(number, self.saved or self._save())
 
     def _step_batches(self) -> Iterator[list[Any]]:
         """The batches of every step that is left of the epoch."""
         batches = self.task.batches(self.state.epoch, start=self.state.position)
-        while self.state.step < self.total and (group := list(itertools.islice(batches, self.accumulation))):
+        while self.state.step < self.total:
+            with self.stopwatch.during(WAITING):
+                group = list(itertools.islice(batches, self.accumulation))
+            if not group:
+                return
             yield group
 
     def _step(self, batches: list[Any], progress: TrainingProgress) -> None:
@@ -175,11 +180,11 @@ class _Fit:
             with self.accelerator.no_sync(self.task.module) if waits else contextlib.nullcontext():
                 with self.accelerator.autocast():
                     output = self.task.loss(batch)
-                loss = float(output.loss.detach())
+                loss, counts, share = self.processes.share(output)
                 if not math.isfinite(loss):
                     raise self._divergence(f"the loss is {loss}", [batch])
-                self.accelerator.backward(output.loss / len(batches))
-            report.update({"loss": loss / len(batches), **output.report})
+                self.accelerator.backward(output.loss * share / len(batches))
+            report.update({"loss": loss / len(batches), **counts})
         return report
 
     def _update(self, batches: list[Any]) -> float:
@@ -192,7 +197,8 @@ class _Fit:
         return norm
 
     def _divergence(self, what: str, batches: list[Any]) -> CaptionerError:
-        examples = "; ".join(self.task.describe(batch) for batch in batches)
+        own = "; ".join(self.task.describe(batch) for batch in batches)
+        examples = "; ".join(self.processes.gather(own))
         saved = checkpoint.list_checkpoints(self.folder)
         again = f"resume {saved[-1]}" if saved else "start again"
         return CaptionerError(
@@ -220,7 +226,8 @@ class _Fit:
         if state.step < self.total and state.epoch % trainer.validate_every:
             return
         averaged = self.average.in_place() if self.average else contextlib.nullcontext()
-        with averaged, states.preserved_random_state():  # how often it is validated does not change what is learnt
+        # How often a run is validated does not change what it learns.
+        with self.stopwatch.during(VALIDATION), averaged, states.preserved_random_state():
             metrics = self._validate()
         shown = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         progress.report(f"epoch {state.epoch + state.position / max(1, batches):.3g}/{trainer.epochs}", shown)
@@ -229,58 +236,65 @@ class _Fit:
     def _validate(self) -> dict[str, Any]:
         """Metrics of the model as it is; the best so far is exported."""
         self.task.module.eval()
-        with self.accelerator.autocast():
-            metrics = self.task.validate()
+        with self.processes.whole_module(self.task, self.copied):
+            with self.accelerator.autocast():
+                metrics = self.processes.agree(self.task.validate())
+            self._keep_best(metrics)
+        return metrics
+
+    def _keep_best(self, metrics: dict[str, Any]) -> None:
+        """Record the metrics; where they are the best so far, export the model."""
         state, monitor = self.state, self.task.monitor
         state.validated, state.stale = state.step, state.stale + 1
         self._track({"epoch": state.epoch, **{f"validation/{key}": value for key, value in metrics.items()}})
-        if monitor.improves(metrics[monitor.metric], state.best):
-            state.stale = 0
-            with warn_instead_of_stop("the best model so far is not exported"):
-                if self.accelerator.is_main_process:
-                    self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
-                state.best, state.best_step = metrics[monitor.metric], state.step
-        return metrics
+        if not monitor.improves(metrics[monitor.metric], state.best):
+            return
+        state.stale = 0
+        stored = False
+        with self.stopwatch.during(EXPORT), checkpoint.warn_instead_of_stop("the best model so far is not exported"):
+            if self.processes.is_main:
+                self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
+            stored = True
+        if self.processes.agree(stored):
+            state.best, state.best_step = metrics[monitor.metric], state.step
 
     def _save(self) -> Path | None:
         """Write a checkpoint and remove old ones; a full disk is a warning, the earlier checkpoints stay."""
-        if not self.accelerator.is_main_process:
-            return None
-        with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
-            self.saved = checkpoint.save_checkpoint(
-                self.folder,
-                step=self.state.step,
-                model=states.module_state(self.bare_module),
-                optimizer=states.optimizer_state(self.optimizer),
-                average=self.average.state() if self.average else None,
-                state={
-                    **asdict(self.state),
-                    "random": states.random_state(),
-                    "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                },
-            )
-            checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
+        with self.stopwatch.during(CHECKPOINT):
+            self.saved = self._write_checkpoint()
+        if self.processes.is_main:
+            self.stopwatch.write(self.folder, self.state.step)
         return self.saved
+
+    def _write_checkpoint(self) -> Path | None:
+        # Every process has a part in this, though only the main one writes.
+        own_states = self.processes.gather_states(self.task)
+        model, optimizer = states.module_state(self.bare_module), states.optimizer_state(self.optimizer)
+        average = self.average.state() if self.average else None
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        saved = self.saved
+        if self.processes.is_main:
+            with checkpoint.warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
+                saved = checkpoint.save_checkpoint(
+                    self.folder,
+                    step=self.state.step,
+                    model=model,
+                    optimizer=optimizer,
+                    average=average,
+                    state={**asdict(self.state), **own_states, "scaler": scaler},
+                )
+                checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
+        return self.processes.agree(saved)
 
     def _load(self, folder: Path, content: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         states.load_module_state(self.bare_module, checkpoint.read_tensors(folder, "model"), origin=folder)
         optimizer = checkpoint.read_tensors(folder, "optimizer")
         states.load_optimizer_state(self.optimizer, optimizer, origin=folder)
-        states.load_random_state(content["random"])
+        self.processes.restore_states(self.task, content, origin=folder)
         if content["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         # The first checkpoints did not say when they were validated; they were written after a validation.
         content = {"validated": content["step"], "stale": 0, **content}
         self.state = RunState(**{name: content[name] for name in RunState.__dataclass_fields__})
         self.saved = folder
-
-
-@contextlib.contextmanager
-def warn_instead_of_stop(loss: str) -> Iterator[None]:
-    """Turn a failed write into a warning that says what is lost for now."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        reason = getattr(error, "strerror", None) or error
-        logger.warning("%s: %s; free some space, training goes on", loss, reason)

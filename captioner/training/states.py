@@ -10,19 +10,36 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from captioner.errors import CheckpointError
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and buffers on the CPU, tied weights once."""
+    """A module's parameters and buffers on the CPU, tied weights once; of a sharded one, all processes must ask."""
     tensors, seen = {}, set()
-    for name, tensor in module.state_dict().items():
-        if tensor.numel() and tensor.data_ptr() in seen:
+    for name, variable in module.state_dict(keep_vars=True).items():
+        if variable.numel() and identity(variable) in seen:
             continue
-        seen.add(tensor.data_ptr())
-        tensors[name] = tensor.detach().cpu().contiguous()
+        seen.add(identity(variable))
+        tensors[name] = whole_tensor(variable)
     return tensors
+
+
+def identity(variable: Tensor) -> int:
+    """The same for tied weights of ``state_dict(keep_vars=True)``, also where a process has no part of a shard."""
+    return id(variable) if isinstance(variable, DTensor) else variable.data_ptr()
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, put together where FSDP has sharded it."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().cpu().contiguous()
+
+
+def shard_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """This process's part of a value, as FSDP has sharded the parameter."""
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def load_module_state(module: nn.Module, tensors: dict[str, Tensor], *, origin: Path) -> None:
@@ -35,7 +52,11 @@ def load_module_state(module: nn.Module, tensors: dict[str, Tensor], *, origin: 
             f"{origin}: {len(wrong)} weights do not fit the settings (first: {wrong[0]}); "
             "resume with the run's own settings"
         )
-    module.load_state_dict(tensors, strict=False)
+    present = module.state_dict()
+    sharded = {
+        name: shard_like(present[name], value) for name, value in tensors.items() if isinstance(present[name], DTensor)
+    }
+    module.load_state_dict({**tensors, **sharded}, strict=False)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -43,7 +64,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {}
     for name, parameter in _named(optimizer):
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            tensors[f"{name}/{key}"] = whole_tensor(torch.as_tensor(value))
     return tensors
 
 
@@ -61,6 +82,8 @@ def _laid_out_like(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """On the parameter's device, and in its memory format: fused kernels walk both in the order of memory."""
     if value.shape != parameter.shape:
         return value.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return shard_like(parameter, value)
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 

@@ -1,6 +1,8 @@
 import errno
 import json
 import logging
+import re
+import time
 from pathlib import Path
 
 import datasets
@@ -88,6 +90,54 @@ def test_reading_rows_leaves_the_cache_as_it_is(dataset, tmp_path):
     before = cache.get("train", [2])
     cache.get("train", [2]).zero_()
     assert torch.equal(cache.get("train", [2]), before)
+
+
+def resident_bytes(file):
+    """Memory that a mapped file takes of this process."""
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    mine = [mapping for mapping in mappings if mapping.partition("\n")[0].endswith(file.name)]
+    assert mine
+    return sum(1024 * int(re.search(r"Rss:\s+(\d+) kB", mapping)[1]) for mapping in mine)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux to ask")
+def test_memory_of_what_was_read_is_given_back(dataset, tmp_path, monkeypatch):
+    def wide(pixels):
+        return encode(pixels).repeat(1, 64, 256)  # 768 places of 256 numbers: 393 kB an image
+
+    cache = build(dataset, tmp_path, encode=wide, splits=["validation"])
+    shard = shards(tmp_path)[0]
+    first = cache.get("validation", [0, 1, 2])
+    assert resident_bytes(shard) >= first.nbytes
+    monkeypatch.setattr(features, "RELEASED_BYTES", first.nbytes)
+    cache.get("validation", [0])
+    assert resident_bytes(shard) == 0
+    assert torch.equal(cache.get("validation", [0, 1, 2]), first)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_batches_are_loaded_ahead_as_asked(dataset, tmp_path, ahead):
+    processed, encoded = [], []
+    batch, total = 2 * RECIPE.views, 10 * RECIPE.views  # images in their views
+
+    def count(images):
+        processed.extend(images)
+        return process(images)
+
+    def slow(pixels):
+        encoded.extend(pixels)
+        expected, patience = min(total, len(encoded) + ahead * batch), time.monotonic() + 10
+        time.sleep(0.01)
+        while len(processed) < expected and time.monotonic() < patience:
+            time.sleep(0.001)
+        assert len(processed) == expected
+        return encode(pixels)
+
+    cache = build(dataset, tmp_path / "ahead", encode=slow, process=count, ahead=ahead, splits=["train"])
+    views = [row % 3 for row in range(10)]
+    whole = build(dataset, tmp_path / "whole", splits=["train"])
+    assert torch.equal(cache.get("train", range(10), views), whole.get("train", range(10), views))
+    assert len(encoded) == total
 
 
 def test_mirrored_view_is_the_mirrored_image_encoded(dataset, tmp_path):

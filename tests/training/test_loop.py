@@ -34,8 +34,16 @@ class LineTask:
         self.monitor = Monitor("score", direction)
         self.scores, self.validations, self.seen = list(scores), 0, []
 
+    split_by_process = False
+
     def batches_per_epoch(self):
         return BATCHES
+
+    def place(self):
+        return {}
+
+    def go_to(self, place):
+        assert place == {}
 
     def batches(self, epoch, *, start=0):
         return iter([(epoch, number) for number in range(BATCHES)][start:])
@@ -220,6 +228,7 @@ def test_compiled_network_is_trained_and_handed_back_bare(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler uses what it deprecates
 def test_compiled_network_learns_the_same(tmp_path):
     plain, compiled = LineTask(), LineTask()
     plain.module[1].p = compiled.module[1].p = 0.0  # a compiled network draws its dropout in another order
@@ -273,7 +282,7 @@ def test_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path, monkeypatch, c
     assert "training goes on" in caplog.text
     assert seen == [[], ["step-00000005"], ["step-00000005"]]
     assert state.step == 15
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000015"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["step-00000015"]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])

@@ -1,0 +1,165 @@
+"""The feature cache, how fast it is built and how little memory it takes: ``python -m benchmarks.features``.
+
+Building (read, decode, encode, check, write) and the encoder alone on pixels that are there already take turns, on the
+same number of images, with the same batch and threads. Then an epoch over the cache of 30,000 images is read, and some
+of its batches are trained on, in a process of its own whose peak of resident memory is told.
+"""
+
+import argparse
+import functools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from datasets import DatasetDict
+
+from benchmarks.decoding import describe_machine
+from benchmarks.large_cache import train_on_many
+from benchmarks.roofline import measure_ceilings
+from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
+from benchmarks.turns import Contestant
+from captioner.build import BATCHES_AHEAD_OF_GPU, TRAIN, Resources, feature_recipe, frozen_encode
+from captioner.data.encoded_images import EncodedImages
+from captioner.data.features import build_features
+from captioner.data.images import open_image
+from captioner.models.encoders import load_encoder
+from captioner.models.image_processors import load_processor
+from captioner.settings import Settings
+
+BATCH = 64  # what build_features takes by default
+
+
+@dataclass
+class Speed:
+    """Images and seconds of one way."""
+
+    images: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
+
+    def add(self, images: int, work: Callable[[], object]) -> None:
+        """Do it and count it."""
+        start = time.perf_counter()
+        work()
+        self.seconds += time.perf_counter() - start
+        self.images += images
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.features", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--data", metavar="FOLDER", help="a prepared dataset (default: the embedded scenes)")
+    add("--encoder", metavar="FOLDER", help="a vision model (default: random weights in the shape of ViT-B/32)")
+    add("--images", type=int, default=256, help="images of a turn")
+    add("--rounds", type=int, default=3)
+    add("--memory-images", type=int, default=30_000, help="images of the large cache; 0: leave it out")
+    add("--batch-images", type=int, default=32, help="images of a training batch on the large cache")
+    add("--device", default="cpu", choices=["cpu", "cuda"])
+    add("--threads", type=int, help="threads of torch (default: as the environment says)")
+    add("--tiny", action="store_true", help="shapes of no meaning, for trying it out")
+    add("--output", metavar="FILE.json")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and write it as JSON."""
+    options = _parser().parse_args(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    content = describe_machine(measure_ceilings(device), device)
+    with tempfile.TemporaryDirectory() as folder:
+        work = prepare_work(
+            Path(folder),
+            data=options.data,
+            images=options.images,
+            batch_images=options.batch_images,
+            precision="fp32",
+            device=options.device,
+            tiny=options.tiny,
+        )
+        resources, settings = open_work(work), work.settings
+        if options.encoder:
+            encoder = replace(settings.encoder, config="", name=options.encoder, image_size=0)
+            settings = replace(settings, encoder=encoder)
+            resources = replace(resources, encoder=load_encoder(encoder), processor=load_processor(encoder))
+        content["encoder"] = options.encoder or describe_encoder(work)
+        print("\n".join(f"{name}: {value}" for name, value in content.items()))
+        build, forward, decode = measure(settings, resources, folder=Path(folder), rounds=options.rounds)
+        content["speed"] = report_speed(build, forward, decode)
+        if options.memory_images:
+            content["memory"] = measure_memory(work, options.memory_images)
+    if options.output:
+        Path(options.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def measure(settings: Settings, resources: Resources, *, folder: Path, rounds: int) -> tuple[Speed, Speed, Speed]:
+    """Building, the encoder alone, and opening and processing alone; each round builds another cache."""
+    dataset = DatasetDict({TRAIN: resources.dataset[TRAIN]})
+    images, count = EncodedImages(dataset[TRAIN]), len(dataset[TRAIN])
+    encode, recipe = frozen_encode(settings, resources.encoder), feature_recipe(settings, resources)
+    ahead = BATCHES_AHEAD_OF_GPU if settings.trainer.device == "cuda" else 0
+
+    def build_all(number: int) -> None:
+        anew = replace(recipe, dataset=f"round {number}")
+        build_features(dataset, folder, anew, encode=encode, process=resources.processor, splits=(TRAIN,), ahead=ahead)
+
+    def open_batch(first: int) -> torch.Tensor:
+        return resources.processor([open_image(images[row]) for row in range(first, min(first + BATCH, count))])
+
+    def encode_all() -> None:
+        for first in range(0, count, BATCH):
+            encode(pixels[: min(BATCH, count - first)])
+
+    pixels = open_batch(0)
+    encode(pixels)
+    build, forward, decode = Speed(), Speed(), Speed()
+    for number in range(rounds):
+        turns = [(build, functools.partial(build_all, number)), (forward, encode_all)]
+        for speed, turn in turns if number % 2 else turns[::-1]:
+            speed.add(count, turn)
+        decode.add(len(pixels), lambda: open_batch(0))
+    return build, forward, decode
+
+
+def report_speed(build: Speed, forward: Speed, decode: Speed) -> dict[str, float]:
+    """Print the rates and return them."""
+    share = build.rate / forward.rate
+    print(f"\n{'encoder alone':<30} {forward.rate:8.1f} images/s")
+    print(f"{'building the cache':<30} {build.rate:8.1f} images/s, {share:.1%} of the encoder alone")
+    print(f"{'opening and processing alone':<30} {decode.rate:8.1f} images/s on one thread")
+    sys.stdout.flush()
+    return {
+        "forward_images_per_second": forward.rate,
+        "build_images_per_second": build.rate,
+        "build_share_of_forward": share,
+        "open_images_per_second_one_thread": decode.rate,
+    }
+
+
+def measure_memory(work: Work, images: int) -> dict[str, float]:
+    """Print the peak memory of training on a large cache and return it."""
+    contestant = Contestant("large cache", train_on_many, (work, images))
+    turn = contestant.start(threads=torch.get_num_threads())
+    contestant.stop()
+    encoder = open_work(work).encoder
+    size = 2 * images * encoder.patches * encoder.width
+    print(
+        f"\nan epoch over {images:,} images ({size / 2**20:,.0f} MiB of features, {turn.pairs:,} pairs) with training"
+        f" batches of {work.settings.trainer.batch_images} images: {turn.memory / 2**20:,.0f} MiB resident at its peak"
+    )
+    return {"images": images, "feature_bytes": size, "peak_resident_bytes": turn.memory}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from benchmarks import large_cache
+from benchmarks.features import main
+from benchmarks.training_work import open_work, prepare_work
+from captioner.build import TRAIN, open_features
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_speed_and_memory_are_told(tmp_path, capsys):
+    output = tmp_path / "figures.json"
+    words = ["--tiny", "--images", "6", "--rounds", "2", "--memory-images", "40", "--batch-images", "2", "--output"]
+    assert main([*words, str(output)]) == 0
+    content = json.loads(output.read_text())
+    speed, memory = content["speed"], content["memory"]
+    assert speed["build_share_of_forward"] == pytest.approx(
+        speed["build_images_per_second"] / speed["forward_images_per_second"]
+    )
+    assert memory["feature_bytes"] == 40 * 5 * 16 * 2  # 4 patches and the class token, 16 wide, two bytes each
+    assert memory["peak_resident_bytes"] > 2**20
+    assert "an epoch over 40 images" in capsys.readouterr().out
+
+
+def test_the_large_cache_is_one_that_the_project_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(large_cache, "SHARD_ROWS", 16)
+    work = prepare_work(tmp_path, data=None, images=3, batch_images=2, precision="fp32", device="cpu", tiny=True)
+    resources = large_cache.repeat_images(open_work(work), 40)
+    large_cache.write_empty_cache(work.settings, resources)
+    cache = open_features(work.settings, resources, (TRAIN,))  # there are no pixels: it would fail if it had to encode
+    assert cache.get(TRAIN, [39, 0]).shape == (2, 5, 16)
+    assert not cache.get(TRAIN, [39, 0]).any()
