@@ -22,12 +22,10 @@ from captioner.data.sources import SOURCES, read_source
 from captioner.data.streaming import StreamBatches
 from captioner.data.tokenizer import CaptionTokenizer, open_dataset_tokenizer, train_dataset_tokenizer
 from captioner.errors import DataError
-from captioner.models.captioner import CaptionerModel
-from captioner.models.decoder import TransformerDecoder
+from captioner.models.captioner import build_model
 from captioner.models.encoders import ImageEncoder, encoder_fingerprint, load_encoder
 from captioner.models.fast_encoding import fast_encode
 from captioner.models.image_processors import ImageProcessor, load_processor
-from captioner.models.projections import build_projection
 from captioner.settings import Settings
 from captioner.tasks.captioning import SAMPLES, CaptioningTask
 
@@ -115,28 +113,6 @@ def open_or_train_stream_tokenizer(settings: Settings, shards: Shards) -> Captio
         dataset = {TRAIN: {"captions": captions}}
         tokenizer = train_dataset_tokenizer(dataset, folder, settings.tokenizer, shards.fingerprint)
     return tokenizer
-
-
-def build_model(
-    settings: Settings, *, encoder: ImageEncoder, vocabulary_size: int, cached: bool = False
-) -> CaptionerModel:
-    """The network; its new weights are drawn from torch's generator.
-
-    Args:
-        settings: projection and decoder.
-        encoder: gives the image tokens.
-        vocabulary_size: number of tokens of the tokenizer.
-        cached: whether images come as the encoder's features; then the encoder is no part of the network.
-    """
-    projection = build_projection(
-        settings.projection.kind,
-        input_width=encoder.width,
-        output_width=settings.decoder.width,
-        dropout=settings.projection.dropout,
-        patches=encoder.patches if settings.projection.positions else 0,
-    )
-    decoder = TransformerDecoder(settings.decoder, vocabulary_size=vocabulary_size)
-    return CaptionerModel(None if cached else encoder, projection, decoder)
 
 
 def build_task(settings: Settings, resources: Resources, *, rank: int = 0, processes: int = 1) -> CaptioningTask:

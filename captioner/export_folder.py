@@ -13,12 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import captioner
-from captioner.build import build_model
+from captioner.confidence import Calibration
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.errors import CheckpointError, ConfigError, DataError, HubError
 from captioner.hub import HUB_ERRORS, hub_reason
-from captioner.model_card import model_card
-from captioner.models.captioner import CaptionerModel
+from captioner.models.captioner import CaptionerModel, build_model
 from captioner.models.encoder_files import in_one_line
 from captioner.models.encoders import (
     ImageEncoder,
@@ -33,12 +32,13 @@ from captioner.settings_checks import check_settings
 from captioner.settings_json import settings_from_dict, settings_to_dict
 
 EXPORT_FORMAT = 1  # raised when what an export holds changes
-CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CARD = (
+CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CONFIDENCE, CARD = (
     "config.json",
     "model.safetensors",
     "tokenizer.json",
     "preprocessor_config.json",
     "metrics.json",
+    "confidence.json",
     "README.md",
 )
 EXPORT_FILES = (CONFIG, WEIGHTS, TOKENIZER, "tokenizer_config.json", PROCESSOR, METRICS, CARD)
@@ -49,15 +49,18 @@ AGAIN = "export it again, or fetch it again from where it comes"
 class ExportParts:
     """What an export holds."""
 
-    model: CaptionerModel
-    """With its encoder."""
+    model: CaptionerModel | None
+    """With its encoder; None where the network is not in the folder's safetensors."""
     tokenizer: CaptionTokenizer
     processor: ImageProcessor
     settings: Settings
     metrics: dict[str, Any]
+    calibration: Calibration | None = None
 
     def card(self) -> ModelCard:
         """The model card, made from the real settings and metrics."""
+        from captioner.model_card import model_card  # only written exports need it
+
         return model_card(
             _portable_settings(self.settings, self.model.encoder),
             self.metrics,
@@ -75,23 +78,36 @@ def write_export(parts: ExportParts, folder: Path) -> None:
         for name, tensor in model.state_dict().items()
         if (bundled or not name.startswith("encoder.")) and name not in _tied_weights(settings)
     }
-    config = {
-        "format": EXPORT_FORMAT,
-        "captioner_version": captioner.__version__,
-        "settings": settings_to_dict(_portable_settings(settings, model.encoder)),
-        "vocabulary_size": len(parts.tokenizer),
-        "encoder": encoder_config(model.encoder) if bundled else None,
-        "encoder_fingerprint": encoder_fingerprint(model.encoder),
-    }
-    _write_json(folder / CONFIG, config)
-    _write_json(folder / PROCESSOR, parts.processor.to_dict())
-    _write_json(folder / METRICS, parts.metrics)
-    parts.tokenizer.save(folder / TOKENIZER)
+    write_description(parts, folder)
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # safetensors reports a full disk as its own error
         raise _as_os_error(error, folder / WEIGHTS) from error
     parts.card().save(folder / CARD)
+
+
+def write_description(parts: ExportParts, folder: Path) -> None:
+    """Write all of an export but its network and its card into an existing folder."""
+    encoder, settings = parts.model.encoder, parts.settings
+    config = {
+        "format": EXPORT_FORMAT,
+        "captioner_version": captioner.__version__,
+        "settings": settings_to_dict(_portable_settings(settings, encoder)),
+        "vocabulary_size": len(parts.tokenizer),
+        "encoder": encoder_config(encoder) if _bundles_encoder(settings, encoder) else None,
+        "encoder_fingerprint": encoder_fingerprint(encoder),
+    }
+    _write_json(folder / CONFIG, config)
+    _write_json(folder / PROCESSOR, parts.processor.to_dict())
+    _write_json(folder / METRICS, parts.metrics)
+    if parts.calibration:
+        write_calibration(parts.calibration, folder)
+    parts.tokenizer.save(folder / TOKENIZER)
+
+
+def write_calibration(calibration: Calibration, folder: Path) -> None:
+    """Write how an export's confidence is computed into its folder, over what may be there."""
+    _write_json(folder / CONFIDENCE, calibration.to_dict())
 
 
 def _as_os_error(error: SafetensorError, path: Path) -> OSError:
@@ -118,6 +134,8 @@ def write_shared_copy(export: Path, folder: Path, repo_id: str) -> None:
         if not (export / name).is_file():
             raise CheckpointError(f"{export} has no {name}: the export is incomplete; {AGAIN}")
         _link_or_copy(export / name, folder / name)
+    if (export / CONFIDENCE).is_file():
+        _link_or_copy(export / CONFIDENCE, folder / CONFIDENCE)
     (folder / CONFIG).unlink()  # a link: written over, the export's own would change
     _write_json(folder / CONFIG, config | {"settings": settings_to_dict(settings)})
 
@@ -184,6 +202,12 @@ def find_export(name: str | Path, **options: Any) -> Path:
         raise HubError(f"{name} is no folder here, and could not be had from the Hub: {hub_reason(error)}") from error
 
 
+def newest_best(folder: Path) -> Path | None:
+    """The newest export of a run under ``folder``, if there is one."""
+    found = [path for path in folder.glob("*/best") if (path / CONFIG).exists()]
+    return max(found, key=lambda path: (path / CONFIG).stat().st_mtime, default=None)
+
+
 def read_export(folder: Path) -> ExportParts:
     """Build what an export's folder holds.
 
@@ -191,6 +215,29 @@ def read_export(folder: Path) -> ExportParts:
         CheckpointError: a file is missing, damaged, of another version, or does not fit the others.
         HubError: the encoder is on the Hub and cannot be had.
     """
+    found, config = _read_description(folder)
+    try:
+        bundled, fingerprint = config["encoder"], config["encoder_fingerprint"]
+        encoder = encoder_from_config(bundled) if bundled else None
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged or of another version ({error}); {AGAIN}") from error
+    encoder = encoder or _load_known_encoder(folder, found.settings, fingerprint)
+    model = build_model(found.settings, encoder=encoder, vocabulary_size=len(found.tokenizer))
+    left_out = set() if bundled else {name for name in model.state_dict() if name.startswith("encoder.")}
+    _load_weights(model, folder / WEIGHTS, left_out=left_out | _tied_weights(found.settings))
+    return replace(found, model=model.eval())
+
+
+def read_description(folder: Path) -> ExportParts:
+    """Read all of an export but its network.
+
+    Raises CheckpointError if a file is missing, damaged, of another version, or does not fit the others.
+    """
+    return _read_description(folder)[0]
+
+
+def _read_description(folder: Path) -> tuple[ExportParts, dict[str, Any]]:
+    """All but the network, and config.json."""
     config = _read_json(folder, CONFIG)
     if "format" not in config:
         raise CheckpointError(f"{folder} is not a captioner export: its {CONFIG} is another library's")
@@ -202,10 +249,7 @@ def read_export(folder: Path) -> ExportParts:
     try:
         settings = settings_from_dict(config["settings"])
         check_settings(settings)
-        bundled, fingerprint, vocabulary_size = (
-            config[key] for key in ("encoder", "encoder_fingerprint", "vocabulary_size")
-        )
-        encoder = encoder_from_config(bundled) if bundled else None
+        vocabulary_size = config["vocabulary_size"]
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged or of another version ({error}); {AGAIN}") from error
     try:
@@ -217,11 +261,21 @@ def read_export(folder: Path) -> ExportParts:
         raise CheckpointError(
             f"{folder / TOKENIZER} has {len(tokenizer)} tokens and the model {vocabulary_size}; {AGAIN}"
         )
-    encoder = encoder or _load_known_encoder(folder, settings, fingerprint)
-    model = build_model(settings, encoder=encoder, vocabulary_size=vocabulary_size)
-    left_out = set() if bundled else {name for name in model.state_dict() if name.startswith("encoder.")}
-    _load_weights(model, folder / WEIGHTS, left_out=left_out | _tied_weights(settings))
-    return ExportParts(model.eval(), tokenizer, processor, settings, _read_json(folder, METRICS))
+    metrics, calibration = _read_json(folder, METRICS), _read_calibration(folder)
+    return ExportParts(None, tokenizer, processor, settings, metrics, calibration), config
+
+
+def _read_calibration(folder: Path) -> Calibration | None:
+    """How the confidence is computed; None for an export that was not calibrated."""
+    if not (folder / CONFIDENCE).exists():
+        return None
+    try:
+        return Calibration.from_dict(_read_json(folder, CONFIDENCE))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIDENCE} is damaged or of another version ({in_one_line(error)}); "
+            f"write it anew with `captioner calibrate {folder}`"
+        ) from error
 
 
 def _load_known_encoder(folder: Path, settings: Settings, fingerprint: str) -> ImageEncoder:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from captioner.api import Captioner
 from captioner.data.encoded_images import EncodedImages
 from captioner.errors import DataError
+from captioner.evaluation.acceptance import reliability
 from captioner.evaluation.caption_metrics import score_captions
 from captioner.evaluation.scene_accuracy import scene_accuracy, scene_matches
 from captioner.progress import Progress
@@ -76,18 +77,16 @@ def evaluate_captioner(
     Raises:
         DataError: there is no such split.
     """
-    if split not in dataset:
-        raise DataError(f"the dataset has no split {split}; it has {', '.join(dataset)}")
     decoding = decoding or captioner.settings.decoding
-    rows = dataset[split]
-    if not len(rows):
-        raise DataError(f"split {split} has no images; choose another split")
-    if limit:
-        rows = rows.select(range(min(limit, len(rows))))
-    captions = _caption_rows(captioner, EncodedImages(rows), decoding, title=f"captioning {split}")
+    rows = select_rows(dataset, split, limit=limit)
+    found = caption_rows(captioner, EncodedImages(rows), decoding, title=f"captioning {split}")
+    captions = [caption.text for caption in found]
     references = [list(texts) for texts in rows["captions"]]
     scores = score_captions(captions, references)
     metrics, image_metrics = dict(scores.corpus), dict(scores.images)
+    if captioner.calibration:
+        image_metrics["confidence"] = [caption.confidence for caption in found]
+        metrics |= reliability(image_metrics["confidence"], image_metrics["CIDEr-D"], references)
     if "objects" in rows.column_names:
         objects = [list(names) for names in rows["objects"]]
         metrics |= scene_accuracy(captions, objects)
@@ -97,12 +96,25 @@ def evaluate_captioner(
     )
 
 
-def _caption_rows(captioner: Captioner, images: Any, decoding: DecodingSettings, *, title: str) -> list[str]:
-    captions: list[str] = []
+def select_rows(dataset: DatasetDict, split: str, *, limit: int = 0) -> Dataset:
+    """The rows of a split, or its first ones; raises DataError if there is no such split, or nothing in it."""
+    if split not in dataset:
+        raise DataError(f"the dataset has no split {split}; it has {', '.join(dataset)}")
+    rows = dataset[split]
+    if not len(rows):
+        raise DataError(f"split {split} has no images; choose another split")
+    return rows.select(range(min(limit, len(rows)))) if limit else rows
+
+
+def caption_rows(
+    captioner: Captioner, images: Any, decoding: DecodingSettings, *, title: str, candidates: int = 1
+) -> list[Any]:
+    """What ``Captioner.caption`` says of many images, with a progress bar."""
+    captions: list[Any] = []
     with Progress(title, total=len(images), unit="images") as progress:
         for place in range(0, len(images), decoding.batch_size):
             batch = [images[row] for row in range(place, min(place + decoding.batch_size, len(images)))]
-            captions += [caption.text for caption in captioner.caption(batch, decoding=decoding)]
+            captions += captioner.caption(batch, decoding=decoding, candidates=candidates)
             progress.advance(len(batch))
     return captions
 

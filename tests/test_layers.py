@@ -31,7 +31,7 @@ STAIRCASE = """
     evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
     evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
     evaluation/clip_score evaluation/metric_modules
-    evaluation/scene_accuracy evaluation/example_sheet
+    evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
 
     losses
     tasks/base tasks/captioning
@@ -39,12 +39,14 @@ STAIRCASE = """
     training/tensorboard_tracker training/wandb_tracker training/tracking
     training/progress training/timings training/signals training/processes training/loop
 
-    run_folder build model_card hub export_folder api scoring publish uploads hub_run presets
+    run_folder build model_card hub confidence explain export_folder api
+    onnx_export onnx_captioner scoring calibration publish uploads hub_run presets
 
     report/charts report/contents report/page
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
-    commands/prepare commands/tokenizer commands/evaluate commands/train commands/report commands/caption commands/push
+    commands/prepare commands/tokenizer commands/evaluate commands/calibrate commands/train commands/report
+    commands/caption commands/push commands/export
     commands/verbs
 """
 ORDER = STAIRCASE.split()

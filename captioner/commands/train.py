@@ -246,6 +246,7 @@ class Training:
     def _finish(self, resources: "Resources") -> int:
         """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
         from captioner.api import Captioner
+        from captioner.calibration import calibrate_if_possible
         from captioner.commands.evaluate import format_evaluation
         from captioner.publish import export
         from captioner.scoring import evaluate_captioner
@@ -254,6 +255,7 @@ class Training:
         if not self.best.exists():
             raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
         captioner = Captioner.from_pretrained(self.best)
+        calibrate_if_possible(captioner, resources.dataset)
         evaluations = []
         for split in (name for name, rows in resources.dataset.items() if name.startswith("test") and len(rows)):
             evaluations.append(evaluate_captioner(captioner, resources.dataset, split))

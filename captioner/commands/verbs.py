@@ -9,8 +9,10 @@ VERBS = {
     "tokenizer": "train a dataset's tokenizer",
     "train": "train, evaluate and export a captioner",
     "evaluate": "score an export on a split",
+    "calibrate": "fit an export's confidence",
     "report": "write a run's curves, figures and captions as one HTML file",
     "caption": "caption images (the same as the command caption)",
+    "export": "write an export in another format",
     "push": "upload an export to the Hugging Face Hub",
 }
 

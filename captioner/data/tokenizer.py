@@ -17,13 +17,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import DatasetDict
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from captioner.errors import ConfigError, DataError
 from captioner.settings import MINIMUM_VOCABULARY_SIZE, TokenizerSettings
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +162,7 @@ class CaptionTokenizer:
 
 
 def train_dataset_tokenizer(
-    dataset: DatasetDict, folder: Path | str, settings: TokenizerSettings, dataset_fingerprint: str
+    dataset: "DatasetDict", folder: Path | str, settings: TokenizerSettings, dataset_fingerprint: str
 ) -> CaptionTokenizer:
     """Train on the training captions of a prepared dataset and write the tokenizer with its manifest into a folder.
 

@@ -69,7 +69,7 @@ def generate_each(
 
     The ``memories`` are parts of one long sequence of images; a part is asked for when a slot is free for its first.
     """
-    packed = decoder if isinstance(decoder, PackedDecoder) else pack_decoder(decoder, settings)
+    packed = pack_decoder(decoder, settings) if isinstance(decoder, TransformerDecoder) else decoder
     generation = Generation(packed, memories, settings, special, phrases or Phrases())
     while generation.images:
         yield from generation.step()

@@ -19,7 +19,7 @@ def test_the_scores_come_with_the_decoding_settings(export, capsys):
     assert first.startswith("test: 2 images, greedy, ")
     assert first.endswith(", 1 to 5 tokens")
     values = {line.split()[0]: line.split()[1] for line in lines}
-    assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr", "METEOR"} <= values.keys()
+    assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr", "METEOR", "ECE"} <= values.keys()
     assert float(values["CIDEr"]) >= 0
 
 
@@ -33,7 +33,8 @@ def test_a_file_of_scores_and_a_sheet_of_examples(trained, tmp_path, capsys):
     assert content["references"] == 4
     assert [image["image_id"] for image in content["per_image"]] == ["6.png", "7.png"]
     assert content["per_image"][0]["references"] == ["a red square on a wall", "the red picture number 6"]
-    assert {"BLEU-4", "CIDEr"} <= content["per_image"][0]["metrics"].keys()
+    assert {"BLEU-4", "CIDEr", "confidence"} <= content["per_image"][0]["metrics"].keys()
+    assert 0 <= content["metrics"]["ECE"] <= 1
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 100

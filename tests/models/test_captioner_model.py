@@ -2,10 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from captioner.build import build_model
 from captioner.data.batches import pack_captions
 from captioner.losses import caption_cross_entropy
-from captioner.models.captioner import CaptionerModel
+from captioner.models.captioner import CaptionerModel, build_model
 from captioner.models.encoders import load_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

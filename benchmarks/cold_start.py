@@ -1,0 +1,76 @@
+"""Seconds to the first caption in a new process: ``python -m benchmarks.cold_start --model checkpoints/scenes/best``.
+
+Beside the bare cost of importing torch and the one encoder class that the model needs, and of importing the package;
+the processes take turns. The table gives medians; the first round, which fills the disk's cache, does not count.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+BARE, PACKAGE, CAPTION = "torch and the encoder's class", "import captioner", "caption image.jpg"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and write it where it is asked for."""
+    parser = argparse.ArgumentParser("python -m benchmarks.cold_start", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", required=True, help="folder of an export with its encoder in it")
+    parser.add_argument("--image", help="default: a drawn one")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", metavar="FILE.json")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        image = options.image or _draw(Path(folder) / "image.jpg")
+        seconds = measure(_commands(options.model, image), rounds=options.rounds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio = medians[CAPTION] / medians[BARE]
+    for name, values in seconds.items():
+        print(f"{name:<30} {medians[name]:7.2f} s   {min(values):.2f} to {max(values):.2f}")
+    print(f"{'caption / bare':<30} {ratio:7.2f}")
+    if options.output:
+        content = {"machine": platform.processor(), "seconds": seconds, "medians": medians, "ratio": ratio}
+        Path(options.output).write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+def _draw(path: Path) -> str:
+    Image.radial_gradient("L").resize((640, 480)).convert("RGB").save(path)
+    return str(path)
+
+
+def _commands(model: str, image: str) -> dict[str, str]:
+    """Python code of every row of the table."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    encoder = json.loads((Path(model) / "config.json").read_text())["encoder"]
+    words = [image, "--model", model]
+    return {
+        BARE: f"import torch; from transformers import {MODEL_MAPPING_NAMES[encoder['model_type']]}",
+        PACKAGE: "import captioner",
+        CAPTION: f"from captioner.commands.caption import main; raise SystemExit(main({words!r}))",
+    }
+
+
+def measure(commands: dict[str, str], *, rounds: int) -> dict[str, list[float]]:
+    """Wall seconds of every command in new processes, one after the other in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(rounds + 1):
+        for name, code in commands.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
