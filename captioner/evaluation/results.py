@@ -136,6 +136,13 @@ def score_set(
     )
 
 
+def score_images(
+    captions: Sequence[str], references: Sequence[Sequence[str]], *, metrics: Sequence[str] = DEFAULT_METRICS
+) -> dict[str, list[float]]:
+    """Return the scores of every image, by the names that results have."""
+    return _name_cider_d(score_captions(captions, references, metrics=metrics).images)
+
+
 def parse_metrics(text: str) -> tuple[str, ...]:
     """Names of metrics, separated by commas, in whatever case; raises ConfigError for one that there is not."""
     known = {name.lower(): name for name in METRICS}
