@@ -214,9 +214,11 @@ def _training_images_at(home: Path) -> "TrainingImages | None":
 
 def format_evaluation(evaluation: "Evaluation") -> str:
     """The scores of a set as lines of text, each with its 95 % interval; the images and the decoding above them."""
-    from captioner.model_card import describe_decoding
+    decoding = ""
+    if evaluation.decoding:
+        from captioner.model_card import describe_decoding
 
-    decoding = f", {describe_decoding(evaluation.decoding)}" if evaluation.decoding else ""
+        decoding = f", {describe_decoding(evaluation.decoding)}"
     split = f"{evaluation.split}: " if evaluation.split else ""
     lines = [f"{split}{evaluation.evaluated.label}{decoding}"]
     for name, value in evaluation.metrics.items():

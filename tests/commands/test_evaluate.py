@@ -139,6 +139,13 @@ def test_an_export_without_a_list_is_checked_against_its_dataset(workshop, expor
     assert "not checked whether it saw these" in capsys.readouterr().err
 
 
+def test_a_damaged_list_of_training_images_is_one_line(export, tmp_path, told):
+    copied = shutil.copytree(export, tmp_path / "export")
+    (copied / "training_images.json").write_text('{"format": 1}')
+    assert evaluate.main([str(copied)]) == 2
+    assert told().startswith(f"error: {copied}/training_images.json: the list of training images is damaged")
+
+
 def test_scores_are_put_into_the_model_card(export, tmp_path):
     copied = shutil.copytree(export, tmp_path / "export")
     words = ["--split", "validation", "--metrics", "CIDEr", "--update-card"]
