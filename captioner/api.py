@@ -16,6 +16,7 @@ from torch import Tensor
 
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.data.training_images import TrainingImages
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.errors import ConfigError, HubError, ImageError
@@ -61,10 +62,11 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         processor: ImageProcessor,
         settings: Settings,
         metrics: dict[str, Any] | None = None,
+        training_images: TrainingImages | None = None,
     ) -> None:
         """Put the parts together; the model, which has its encoder, is put into evaluation mode."""
         self.model, self.tokenizer, self.processor = model.eval(), tokenizer, processor
-        self.settings, self.metrics = settings, metrics or {}
+        self.settings, self.metrics, self.training_images = settings, metrics or {}, training_images
         self._packed_decoder, self._packed_state = None, None
 
     @property
@@ -188,7 +190,9 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         )
 
     def _parts(self) -> ExportParts:
-        return ExportParts(self.model, self.tokenizer, self.processor, self.settings, self.metrics)
+        return ExportParts(
+            self.model, self.tokenizer, self.processor, self.settings, self.metrics, self.training_images
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the export into an existing folder; called by the mixin's ``save_pretrained``."""
@@ -212,7 +216,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             HubError: the Hub could not be reached or has no such repository.
         """
         parts = read_export(find_export(pretrained_model_name_or_path, **options))
-        return cls(parts.model, parts.tokenizer, parts.processor, parts.settings, parts.metrics)
+        return cls(parts.model, parts.tokenizer, parts.processor, parts.settings, parts.metrics, parts.training_images)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the export, without any path of this machine; returns the address of its commit.

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 import captioner
 from captioner.build import build_model
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.data.training_images import TrainingImages
 from captioner.errors import CheckpointError, ConfigError, DataError, HubError
 from captioner.model_card import model_card
 from captioner.models.captioner import CaptionerModel
@@ -38,12 +39,13 @@ from captioner.settings_checks import check_settings
 from captioner.settings_json import settings_from_dict, settings_to_dict
 
 EXPORT_FORMAT = 1  # raised when what an export holds changes
-CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CARD = (
+CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, TRAINING_IMAGES, CARD = (
     "config.json",
     "model.safetensors",
     "tokenizer.json",
     "preprocessor_config.json",
     "metrics.json",
+    "training_images.json",
     "README.md",
 )
 AGAIN = "export it again, or fetch it again from where it comes"
@@ -60,6 +62,8 @@ class ExportParts:
     processor: ImageProcessor
     settings: Settings
     metrics: dict[str, Any]
+    training_images: TrainingImages | None = None
+    """What an evaluation must not be made on; None where that is not known."""
 
     def card(self) -> ModelCard:
         """The model card, made from the real settings and metrics."""
@@ -72,7 +76,7 @@ class ExportParts:
 
 
 def write_export(parts: ExportParts, folder: Path) -> None:
-    """Write config, weights, tokenizer, preprocessor settings, metrics and model card into an existing folder."""
+    """Write config, weights, tokenizer, preprocessor settings, metrics, training images and card into a folder."""
     model, settings = parts.model, parts.settings
     bundled = _bundles_encoder(settings, model.encoder)
     tensors = {
@@ -91,6 +95,8 @@ def write_export(parts: ExportParts, folder: Path) -> None:
     _write_json(folder / CONFIG, config)
     _write_json(folder / PROCESSOR, parts.processor.to_dict())
     _write_json(folder / METRICS, parts.metrics)
+    if parts.training_images:
+        _write_json(folder / TRAINING_IMAGES, parts.training_images.to_dict())
     parts.tokenizer.save(folder / TOKENIZER)
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -210,7 +216,17 @@ def read_export(folder: Path) -> ExportParts:
     model = build_model(settings, encoder=encoder, vocabulary_size=vocabulary_size)
     left_out = set() if bundled else {name for name in model.state_dict() if name.startswith("encoder.")}
     _load_weights(model, folder / WEIGHTS, left_out=left_out | _tied_weights(settings))
-    return ExportParts(model.eval(), tokenizer, processor, settings, _read_json(folder, METRICS))
+    trained = _read_training_images(folder)
+    return ExportParts(model.eval(), tokenizer, processor, settings, _read_json(folder, METRICS), trained)
+
+
+def _read_training_images(folder: Path) -> TrainingImages | None:
+    if not (folder / TRAINING_IMAGES).exists():
+        return None
+    try:
+        return TrainingImages.from_dict(_read_json(folder, TRAINING_IMAGES))
+    except DataError as error:
+        raise CheckpointError(f"{folder / TRAINING_IMAGES}: {error}; {AGAIN}") from error
 
 
 def _load_known_encoder(folder: Path, settings: Settings, fingerprint: str) -> ImageEncoder:

@@ -99,6 +99,19 @@ def test_the_metrics_stand_in_a_table_with_how_the_captions_were_decoded():
     assert "Decoding: beam search, 4 beams, length penalty 0.65, 1 to 21 tokens, no repeated 3-grams." in lines[table:]
 
 
+def test_a_score_stands_with_its_interval_and_its_images():
+    test = {
+        **METRICS["test"],
+        "confidence_intervals": {"CIDEr": [0.48123, 0.54567]},
+        "set": "1,000 images, Karpathy test",
+    }
+    card = make_card(metrics={"test": test})
+    assert "| test | 1000 | 0.203 | 0.512 [0.481, 0.546] |" in card.text
+    bleu, cider = card.data.eval_results
+    assert (bleu.metric_args, cider.metric_args) == (None, {"confidence_interval_95": [0.4812, 0.5457]})
+    assert cider.dataset_args == {"images": "1,000 images, Karpathy test"}
+
+
 def test_splits_with_other_metrics_and_decoding_each_say_so():
     unseen = {"metrics": {"scene_accuracy": 0.9}, "images": 50, "decoding": asdict(replace(BEAM, beams=1))}
     text = make_card(metrics={**METRICS, "test_unseen": unseen}).text

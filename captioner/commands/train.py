@@ -186,13 +186,19 @@ class Training:
 
     def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
         from captioner.api import Captioner
+        from captioner.data.training_images import TrainingImages
         from captioner.models.captioner import CaptionerModel
         from captioner.publish import export
 
         module = getattr(task.module, "module", task.module)
         encoder = module.encoder or resources.encoder
         model = CaptionerModel(encoder, module.projection, module.decoder)
-        export(Captioner(model, resources.tokenizer, resources.processor, self.settings, metrics), self.best)
+        trained = TrainingImages.of(
+            resources.dataset["train"]["image_id"],
+            dataset=self.settings.data.name,
+            fingerprint=resources.manifest["fingerprint"],
+        )
+        export(Captioner(model, resources.tokenizer, resources.processor, self.settings, metrics, trained), self.best)
 
     def _finish(self, resources: "Resources") -> int:
         """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
@@ -205,7 +211,7 @@ class Training:
             raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
         captioner = Captioner.from_pretrained(self.best)
         for split in (name for name, rows in resources.dataset.items() if name.startswith("test") and len(rows)):
-            evaluation = evaluate_captioner(captioner, resources.dataset, split)
+            evaluation = evaluate_captioner(captioner, resources.dataset, split, manifest=resources.manifest)
             captioner.metrics[split] = evaluation.summary()
             print(format_evaluation(evaluation))
         try:

@@ -8,7 +8,8 @@ VERBS = {
     "prepare": "make a prepared dataset from a source",
     "tokenizer": "train a dataset's tokenizer",
     "train": "train, evaluate and export a captioner",
-    "evaluate": "score an export on a split",
+    "evaluate": "score an export on a split, or any system's captions",
+    "compare": "test whether two scores differ by more than chance",
     "caption": "caption images (the same as the command caption)",
     "push": "upload an export to the Hugging Face Hub",
 }
