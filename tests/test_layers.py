@@ -28,9 +28,11 @@ STAIRCASE = """
 
     decoding
 
-    evaluation/ptb evaluation/meteor evaluation/caption_metrics evaluation/metric_modules
+    evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
+    evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
+    evaluation/clip_score evaluation/metric_modules
     evaluation/references evaluation/predictions evaluation/protocol
-    evaluation/bleu_counts evaluation/significance evaluation/results evaluation/result_files evaluation/model_index
+    evaluation/significance evaluation/results evaluation/result_files evaluation/model_index
     evaluation/scene_accuracy evaluation/example_sheet
 
     losses

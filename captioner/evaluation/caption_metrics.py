@@ -1,19 +1,21 @@
-"""Caption metrics as COCO's evaluation computes them: BLEU-1..4, ROUGE-L, CIDEr and, where Java is found, METEOR.
+"""Caption metrics as COCO's evaluation computes them, of a set of images and of each image.
 
-Captions are tokenized by ``ptb.tokenize`` and scored by pycocoevalcap's scorers one by one (its ``COCOEvalCap`` builds
-SPICE first, which downloads). What it calls CIDEr is CIDEr-D of Vedantam et al., https://arxiv.org/abs/1411.5726.
+Captions are tokenized by ``ptb.tokenize``. BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap's, METEOR and SPICE run its
+Java programs. What COCO's evaluation, and most papers with it, call CIDEr is CIDEr-D here.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
+from functools import cached_property
+from statistics import fmean
 
 from captioner.errors import ConfigError, DataError
-from captioner.evaluation import meteor, ptb
+from captioner.evaluation import bleu, diversity, meteor, ptb, rouge, spice
+from captioner.evaluation.cider import CiderWeights
+from captioner.evaluation.document_frequencies import DocumentFrequencies
+from captioner.evaluation.java_programs import MetricUnavailableError
+from captioner.evaluation.ngrams import Matches, ReferenceNgrams
 
 logger = logging.getLogger(__name__)
 
@@ -30,44 +32,89 @@ class Scores:
     unavailable: dict[str, str]
 
 
-def score_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> ScoredMetric:
-    """Return BLEU-1 to BLEU-4 of tokenized captions, against the closest reference length (Papineni et al., 2002)."""
-    corpus, images = Bleu(4).compute_score(*_as_coco(predictions, references), verbose=0)
-    names = [f"BLEU-{order}" for order in range(1, 5)]
-    return dict(zip(names, map(float, corpus), strict=True)), dict(zip(names, images, strict=True))
+@dataclass(frozen=True)
+class CaptionPairs:
+    """Tokenized captions and references; what several metrics need of them is computed once."""
+
+    predictions: list[str]
+    """One an image."""
+    references: list[list[str]]
+    document_frequencies: DocumentFrequencies | None = None
+    """What CIDEr weighs n-grams by, instead of these references."""
+    training: Sequence[str] | None = None
+    """The untokenized captions that the captioner learnt from."""
+
+    @cached_property
+    def matches(self) -> Matches:
+        given = self.document_frequencies
+        return ReferenceNgrams(self.references, also=given.frequencies if given else ()).match(self.predictions)
+
+    @cached_property
+    def weights(self) -> CiderWeights:
+        return CiderWeights(self.matches.references, self.document_frequencies)
 
 
-def score_rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> ScoredMetric:
-    """Return ROUGE-L of tokenized captions: F-score with beta 1.2 of best precision and best recall (Lin, 2004)."""
-    corpus, images = Rouge().compute_score(*_as_coco(predictions, references))
-    return {"ROUGE-L": float(corpus)}, {"ROUGE-L": images.tolist()}
+def score_bleu(pairs: CaptionPairs) -> ScoredMetric:
+    """Return BLEU-1 to BLEU-4, against the closest reference length (Papineni et al., 2002)."""
+    counts = bleu.count(pairs.matches)
+    corpus, images = bleu.score(counts.sum(axis=0, keepdims=True))[0].tolist(), bleu.score(counts).T.tolist()
+    return dict(zip(bleu.NAMES, corpus, strict=True)), dict(zip(bleu.NAMES, images, strict=True))
 
 
-def score_cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> ScoredMetric:
-    """Return CIDEr-D of tokenized captions; document frequencies come from these references (Vedantam et al., 2015)."""
-    if not any(reference for group in references for reference in group):
-        # The scorer takes the maximum of the document frequencies, and here there are none.
-        return {"CIDEr": 0.0}, {"CIDEr": [0.0] * len(predictions)}
-    corpus, images = Cider().compute_score(*_as_coco(predictions, references))
-    return {"CIDEr": float(corpus)}, {"CIDEr": images.tolist()}
+def score_rouge_l(pairs: CaptionPairs) -> ScoredMetric:
+    """Return ROUGE-L: F-score with beta 1.2 of best precision and best recall (Lin, 2004)."""
+    return _average("ROUGE-L", rouge.score(pairs.predictions, pairs.references))
 
 
-def score_meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> ScoredMetric:
-    """Return METEOR 1.5 of tokenized captions (Denkowski and Lavie, 2014).
+def score_cider_d(pairs: CaptionPairs) -> ScoredMetric:
+    """Return CIDEr-D (Vedantam et al., 2015), which COCO's evaluation calls CIDEr."""
+    return _average("CIDEr-D", pairs.weights.cider_d(pairs.matches).tolist())
 
-    Raises MeteorUnavailableError where Java is missing, fails or hangs.
+
+def score_cider(pairs: CaptionPairs) -> ScoredMetric:
+    """Return CIDEr as it was before CIDEr-D: without clipping, and whatever the length (Vedantam et al., 2015)."""
+    return _average("CIDEr", pairs.weights.cider(pairs.matches).tolist())
+
+
+def score_meteor(pairs: CaptionPairs) -> ScoredMetric:
+    """Return METEOR 1.5 (Denkowski and Lavie, 2014).
+
+    Raises MetricUnavailableError where Java is missing, fails or hangs.
     """
-    corpus, images = meteor.score(predictions, references)
+    corpus, images = meteor.score(pairs.predictions, pairs.references)
     return {"METEOR": corpus}, {"METEOR": images}
 
 
-METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], ScoredMetric]] = {
+def score_spice(pairs: CaptionPairs) -> ScoredMetric:
+    """Return SPICE (Anderson et al., 2016).
+
+    Raises MetricUnavailableError where Java or the parser is missing, fails or hangs.
+    """
+    corpus, images = spice.score(pairs.predictions, pairs.references)
+    return {"SPICE": corpus}, {"SPICE": images}
+
+
+def score_diversity(pairs: CaptionPairs) -> ScoredMetric:
+    """Return how varied the captions are, and with training captions at hand, how many are new."""
+    return diversity.score(pairs.predictions, training=pairs.training), {}
+
+
+def score_length(pairs: CaptionPairs) -> ScoredMetric:
+    """Return the captions' length in words, punctuation not counted."""
+    return _average("length", [float(len(caption.split())) for caption in pairs.predictions])
+
+
+METRICS: dict[str, Callable[[CaptionPairs], ScoredMetric]] = {
     "BLEU": score_bleu,
     "ROUGE-L": score_rouge_l,
+    "CIDEr-D": score_cider_d,
     "CIDEr": score_cider,
     "METEOR": score_meteor,
+    "SPICE": score_spice,
+    "diversity": score_diversity,
+    "length": score_length,
 }
-DEFAULT_METRICS = tuple(METRICS)
+DEFAULT_METRICS = tuple(name for name in METRICS if name != "SPICE")
 
 
 def score_captions(
@@ -75,38 +122,41 @@ def score_captions(
     references: Sequence[Sequence[str]],
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    document_frequencies: DocumentFrequencies | None = None,
+    training: Sequence[str] | None = None,
 ) -> Scores:
     """Score one caption an image against the image's references.
 
-    predictions: one untokenized caption an image; an empty one scores 0.
-    references: the untokenized reference captions of each image, at least one.
-    metrics: names out of ``METRICS``; "BLEU" gives BLEU-1 to BLEU-4.
+    Args:
+        predictions: one untokenized caption an image; an empty one scores 0.
+        references: the untokenized reference captions of each image, at least one.
+        metrics: names out of ``METRICS``; "BLEU" gives BLEU-1 to BLEU-4. SPICE only where it is asked for.
+        document_frequencies: what CIDEr weighs n-grams by; these references unless given, as in the protocol.
+        training: the captions that the captioner learnt from; with them diversity has the share of novel captions.
+
     A metric that cannot be computed here is listed in ``Scores.unavailable`` with the reason and costs no other.
     Raises ConfigError for an unknown metric, DataError where the lists are empty or do not fit each other.
     """
+    pairs = CaptionPairs(*tokenize_pairs(predictions, references), document_frequencies, training)
+    return score_pairs(pairs, metrics=metrics)
+
+
+def score_pairs(pairs: CaptionPairs, *, metrics: Sequence[str] = DEFAULT_METRICS) -> Scores:
+    """Score captions that are tokenized already, as ``score_captions`` does."""
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise ConfigError(f"metrics: unknown {', '.join(unknown)}; choose from {', '.join(METRICS)}")
-    tokenized = tokenize_pairs(predictions, references)
     scores = Scores(corpus={}, images={}, unavailable={})
     for name in metrics:
         try:
-            corpus, images = METRICS[name](*tokenized)
-        except meteor.MeteorUnavailableError as error:
-            logger.warning("%s is unavailable: %s", name, error)
+            corpus, images = METRICS[name](pairs)
+        except MetricUnavailableError as error:
+            logger.debug("%s is unavailable: %s", name, error)
             scores.unavailable[name] = str(error)
             continue
         scores.corpus.update(corpus)
         scores.images.update(images)
     return scores
-
-
-def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Return the corpus CIDEr (CIDEr-D) of untokenized captions: the quick path for validation during training.
-
-    Raises DataError as ``score_captions`` does.
-    """
-    return score_cider(*tokenize_pairs(predictions, references))[0]["CIDEr"]
 
 
 def tokenize_pairs(
@@ -132,8 +182,5 @@ def tokenize_pairs(
     return ptb.tokenize(predictions), [[next(tokens) for _ in group] for group in references]
 
 
-def _as_coco(
-    predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """Return references and predictions as pycocoevalcap's scorers take them: by image, as lists."""
-    return dict(enumerate(map(list, references))), {index: [caption] for index, caption in enumerate(predictions)}
+def _average(name: str, images: list[float]) -> ScoredMetric:
+    return {name: fmean(images)}, {name: images}

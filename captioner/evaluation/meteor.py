@@ -4,14 +4,13 @@ pycocoevalcap's own wrapper waits for ever on a hanging process and never lets g
 has a deadline and one error type.
 """
 
-import shutil
 import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
-from importlib import util
-from pathlib import Path
 from typing import IO
+
+from captioner.evaluation.java_programs import MetricUnavailableError, find_bundled_file, find_java
 
 STARTUP_SECONDS = 120.0
 """Time allowed for Java to start and read its paraphrase table (about 10 seconds on one core)."""
@@ -19,8 +18,8 @@ SECONDS_PER_IMAGE = 0.5
 """Time allowed for each image on top (about 10 milliseconds on one core)."""
 
 
-class MeteorUnavailableError(Exception):
-    """METEOR cannot be computed on this machine; the message is the reason, which the scores report."""
+class MeteorUnavailableError(MetricUnavailableError):
+    """METEOR cannot be computed on this machine."""
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
@@ -28,9 +27,9 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
 
     predictions: one tokenized caption an image.
     references: the tokenized reference captions of each image.
-    Raises MeteorUnavailableError where Java or the jar is missing, fails or takes too long.
+    Raises MetricUnavailableError where Java or the jar is missing, fails or takes too long.
     """
-    java, jar = _find_java(), _find_jar()
+    java, jar = _find_java(), find_bundled_file("meteor/meteor-1.5.jar", "METEOR")
     # UTF-8 whatever the locale: Java before 18 would read captions in the locale's encoding.
     command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
     seconds = STARTUP_SECONDS + SECONDS_PER_IMAGE * len(predictions)
@@ -55,20 +54,7 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
 
 
 def _find_java() -> str:
-    java = shutil.which("java")
-    if java is None:
-        raise MeteorUnavailableError("Java is not on the PATH; install Java 8 or newer for METEOR")
-    return java
-
-
-def _find_jar() -> Path:
-    # Found without importing its package, whose METEOR module this file replaces.
-    package = util.find_spec("pycocoevalcap")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        jar = Path(folder) / "meteor" / "meteor-1.5.jar"
-        if jar.is_file():
-            return jar
-    raise MeteorUnavailableError("meteor-1.5.jar is missing from the installed pycocoevalcap; reinstall it for METEOR")
+    return find_java("METEOR")
 
 
 def _stop(process: subprocess.Popen, expired: threading.Event) -> None:

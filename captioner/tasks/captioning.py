@@ -11,7 +11,7 @@ from torch import nn
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.decoding import SpecialTokens, generate
-from captioner.evaluation.caption_metrics import cider
+from captioner.evaluation.cider import CiderReferences
 from captioner.losses import caption_cross_entropy
 from captioner.settings import DecodingSettings, TaskSettings
 from captioner.tasks.base import Monitor, StepOutput
@@ -49,7 +49,7 @@ class CaptioningTask:
         self.module, self.settings = module, settings
         self.monitor = Monitor("CIDEr", "max")
         self._train, self._validation = train, validation
-        self._references, self._image_ids, self._tokenizer = references, image_ids, tokenizer
+        self._references, self._image_ids, self._tokenizer = CiderReferences(references), image_ids, tokenizer
         self._special = SpecialTokens(tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.unknown_id)
         self._decoding = replace(decoding, beams=1)
 
@@ -96,6 +96,6 @@ class CaptioningTask:
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 50.0)),
-            "CIDEr": cider(captions, self._references),
+            "CIDEr": float(self._references.score(captions).mean()),
             "samples": captions[:SAMPLES],
         }
