@@ -34,7 +34,7 @@ PUBLISHED = {
 """Hessel et al., table 1 and 2; what they call CIDEr is coco-caption's, CIDEr-D."""
 EXAMPLES = """examples:
   python -m benchmarks.human_correlation --annotations path/to/Flickr8k_text
-  python -m benchmarks.human_correlation --annotations path/to/Flickr8k_text --metrics BLEU,ROUGE-L,CIDEr
+  python -m benchmarks.human_correlation --annotations path/to/Flickr8k_text --metrics BLEU,ROUGE-L,CIDEr-D
 """
 
 
@@ -50,7 +50,7 @@ def _measure(argv: Sequence[str]) -> int:
         examples=EXAMPLES,
     )
     parser.add_argument("--annotations", metavar="DIR", required=True, help="folder of Flickr8k's text files")
-    parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr (default: all)")
+    parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
     parser.add_argument("--output", metavar="FILE.json", help="write the figures to this file")
     options = parser.parse_args(argv)
 
@@ -90,14 +90,14 @@ def correlate(judgements: Judgements, *, variant: str, metrics: Sequence[str]) -
         from scipy.stats import kendalltau
     except ImportError as error:
         raise ConfigError("scipy is missing; pip install 'captioner[benchmarks]'") from error
-    from captioner.evaluation.results import score_images
+    from captioner.evaluation.caption_metrics import score_captions
 
     rows = [row for row, ratings in enumerate(judgements.ratings) for _ in ratings]
     ratings = [rating for ratings in judgements.ratings for rating in ratings]
     # A pair is scored once a rating, not once: its references then weigh in CIDEr's document frequencies as published.
-    scores = score_images(
+    scores = score_captions(
         [judgements.candidates[row] for row in rows], [judgements.references[row] for row in rows], metrics=metrics
-    )
+    ).images
     return {name: 100 * float(kendalltau(values, ratings, variant=variant)[0]) for name, values in scores.items()}
 
 

@@ -33,7 +33,7 @@ STAIRCASE = """
     evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
     evaluation/clip_score evaluation/metric_modules
     evaluation/references evaluation/predictions evaluation/protocol
-    evaluation/bleu_counts evaluation/significance evaluation/results evaluation/result_files evaluation/model_index
+    evaluation/significance evaluation/results evaluation/result_files evaluation/model_index
     evaluation/scene_accuracy evaluation/example_sheet
 
     losses

@@ -53,7 +53,7 @@ def _parser() -> CommandParser:
         metavar="PATH",
         help="what to compare predictions with: COCO annotations, a Karpathy JSON or a prepared dataset's folder",
     )
-    parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr (default: all)")
+    parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
     parser.add_argument("--seed", type=int, default=0, help="of the confidence intervals (default: 0)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images (default: all)")
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
@@ -92,8 +92,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError(f"--limit {options.limit}: use 1 or more, or leave it out for all images")
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed}: use 0 or more")
-    if options.examples and "CIDEr" not in _metrics(options):
-        raise ConfigError("--examples are picked by CIDEr: have it among --metrics")
+    if options.examples and "CIDEr-D" not in _metrics(options):
+        raise ConfigError("--examples are picked by CIDEr-D: have it among --metrics")
     if options.limit and options.update_card:
         raise ConfigError("--limit and --update-card: a part of a split is no score for a model card; leave one out")
 

@@ -137,10 +137,15 @@ def score_captions(
     A metric that cannot be computed here is listed in ``Scores.unavailable`` with the reason and costs no other.
     Raises ConfigError for an unknown metric, DataError where the lists are empty or do not fit each other.
     """
+    pairs = CaptionPairs(*tokenize_pairs(predictions, references), document_frequencies, training)
+    return score_pairs(pairs, metrics=metrics)
+
+
+def score_pairs(pairs: CaptionPairs, *, metrics: Sequence[str] = DEFAULT_METRICS) -> Scores:
+    """Score captions that are tokenized already, as ``score_captions`` does."""
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise ConfigError(f"metrics: unknown {', '.join(unknown)}; choose from {', '.join(METRICS)}")
-    pairs = CaptionPairs(*tokenize_pairs(predictions, references), document_frequencies, training)
     scores = Scores(corpus={}, images={}, unavailable={})
     for name in metrics:
         try:

@@ -107,8 +107,8 @@ def fingerprint_references(references: ReferenceSet) -> str:
 def metric_versions(names: Iterable[str]) -> dict[str, str]:
     """What computed each metric, with its version."""
     ours = f"captioner {captioner.__version__}"
-    meteor = f"METEOR 1.5 of pycocoevalcap {metadata.version('pycocoevalcap')}"
-    return {name: meteor if name == "METEOR" else ours for name in names}
+    java = f"pycocoevalcap {metadata.version('pycocoevalcap')}"
+    return {name: java if name in ("METEOR", "SPICE") else ours for name in names}
 
 
 def _find_protocol(references: ReferenceSet) -> Protocol | None:

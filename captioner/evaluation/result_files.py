@@ -9,10 +9,11 @@ from typing import Any
 from captioner.data.photo_names import photo_key
 from captioner.data.records import read_json
 from captioner.errors import DataError
-from captioner.evaluation.bleu_counts import BLEU_NAMES, COLUMNS
+from captioner.evaluation import bleu
 from captioner.evaluation.significance import SHUFFLES, Difference, ImageScores, compare_scores
 
 RESULT_FORMAT = 1
+BLEU_COLUMNS = 9
 
 
 def write_result(path: Path, content: Mapping[str, Any], per_image: Iterator[dict[str, Any]]) -> None:
@@ -47,10 +48,10 @@ def read_result(path: str | Path) -> Result:
         if content["format"] != RESULT_FORMAT:
             raise DataError(f"{path}: has format {content['format']}, not {RESULT_FORMAT}; evaluate again")
         images = sorted(content.pop("per_image"), key=lambda image: photo_key(image["image_id"]) or image["image_id"])
-        names = [name for name in images[0]["metrics"] if name not in BLEU_NAMES]
+        names = [name for name in images[0]["metrics"] if name not in bleu.NAMES]
         means = {name: [float(image["metrics"][name]) for image in images] for name in names}
         counts = [list(map(int, image["bleu_counts"])) for image in images if "bleu_counts" in image]
-        if any(len(row) != COLUMNS for row in counts) or len(counts) not in (0, len(images)):
+        if any(len(row) != BLEU_COLUMNS for row in counts) or len(counts) not in (0, len(images)):
             raise ValueError("BLEU's counts are not whole")
         for key in ("metrics", "metric_versions", "image_fingerprint", "references_fingerprint", "tokenizer", "set"):
             content[key]

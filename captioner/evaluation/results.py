@@ -6,20 +6,19 @@ from typing import Any
 
 import captioner
 from captioner.errors import ConfigError
-from captioner.evaluation.bleu_counts import BLEU_NAMES, count_bleu
+from captioner.evaluation import bleu
 from captioner.evaluation.caption_metrics import (
     DEFAULT_METRICS,
     METRICS,
+    CaptionPairs,
     ScoredMetric,
-    score_captions,
+    score_pairs,
     tokenize_pairs,
 )
 from captioner.evaluation.protocol import TOKENIZER, EvaluatedSet, fingerprint_references, metric_versions
 from captioner.evaluation.references import ReferenceSet
 from captioner.evaluation.significance import BOOTSTRAP_SAMPLES, LEVEL, ImageScores, bootstrap_intervals
 from captioner.settings import DecodingSettings
-
-CIDER, CIDER_D = "CIDEr", "CIDEr-D"
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,10 @@ def score_set(
         seed: of the bootstrap.
         notes: what else the result shall say.
     """
-    scores = score_captions(captions, references.captions, metrics=metrics)
-    corpus, images = _name_cider_d(scores.corpus), _name_cider_d(scores.images)
-    if more:
-        corpus, images = corpus | more[0], images | more[1]
-    counts: list[list[int]] = []
-    if BLEU_NAMES[0] in corpus:
-        tokenized = tokenize_pairs(captions, references.captions)
-        counts = [count_bleu(caption, group) for caption, group in zip(*tokenized, strict=True)]
+    pairs = CaptionPairs(*tokenize_pairs(captions, references.captions))
+    scores = score_pairs(pairs, metrics=metrics)
+    corpus, images = (scores.corpus | more[0], scores.images | more[1]) if more else (scores.corpus, scores.images)
+    counts = bleu.count(pairs.matches).tolist() if bleu.NAMES[0] in corpus else []
     return Evaluation(
         references.split,
         decoding,
@@ -136,17 +131,9 @@ def score_set(
     )
 
 
-def score_images(
-    captions: Sequence[str], references: Sequence[Sequence[str]], *, metrics: Sequence[str] = DEFAULT_METRICS
-) -> dict[str, list[float]]:
-    """Return the scores of every image, by the names that results have."""
-    return _name_cider_d(score_captions(captions, references, metrics=metrics).images)
-
-
 def parse_metrics(text: str) -> tuple[str, ...]:
     """Names of metrics, separated by commas, in whatever case; raises ConfigError for one that there is not."""
     known = {name.lower(): name for name in METRICS}
-    known.setdefault(CIDER_D.lower(), CIDER)
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name.lower() not in known]
     if unknown or not names:
@@ -154,18 +141,10 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(known[name.lower()] for name in names))
 
 
-def _name_cider_d(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What coco-caption calls CIDEr is CIDEr-D: results have it under both names, as papers write either."""
-    named = dict(scores)
-    if CIDER in named:
-        named.setdefault(CIDER_D, named[CIDER])
-    return named
-
-
 def _intervals(
     corpus: dict[str, float], images: dict[str, list[float]], counts: list[list[int]], seed: int
 ) -> dict[str, tuple[float, float]]:
-    scores = ImageScores({name: values for name, values in images.items() if name not in BLEU_NAMES}, counts)
+    scores = ImageScores({name: values for name, values in images.items() if name not in bleu.NAMES}, counts)
     if not scores.names:
         return {}
     found = bootstrap_intervals(scores, seed=seed)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-from captioner.evaluation.bleu_counts import BLEU_NAMES, COLUMNS, bleu_from_sums
+from captioner.evaluation import bleu
 
 LEVEL = 0.95
 BOOTSTRAP_SAMPLES = 1000
@@ -34,26 +34,24 @@ class ImageScores:
     means: Mapping[str, list[float]]
     """Metrics whose score of a set is the mean of the images' scores."""
     bleu_counts: list[list[int]]
-    """BLEU's counts of each image, as ``bleu_counts.count_bleu`` gives them; empty where BLEU is not wanted."""
+    """BLEU's counts of each image, as ``bleu.count`` gives them; empty where BLEU is not wanted."""
 
     @property
     def names(self) -> list[str]:
         """Names of the metrics, in the order of ``scores_of_sums``."""
-        return [*self.means, *(BLEU_NAMES if self.bleu_counts else ())]
+        return [*self.means, *(bleu.NAMES if self.bleu_counts else ())]
 
     def matrix(self) -> Floats:
         """Return [images, columns]: what is summed over images."""
         columns = [numpy.array(values, dtype=float)[:, None] for values in self.means.values()]
         if self.bleu_counts:
-            columns.append(numpy.array(self.bleu_counts, dtype=float).reshape(-1, COLUMNS))
+            columns.append(numpy.array(self.bleu_counts, dtype=float))
         return numpy.concatenate(columns, axis=1)
 
     def scores_of_sums(self, sums: Floats, images: int) -> Floats:
         """From sums [samples, columns] over so many images to scores [samples, metrics]."""
         scores = sums[:, : len(self.means)] / images
-        return (
-            numpy.concatenate([scores, bleu_from_sums(sums[:, len(self.means) :])], 1) if self.bleu_counts else scores
-        )
+        return numpy.concatenate([scores, bleu.score(sums[:, len(self.means) :])], 1) if self.bleu_counts else scores
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_scenes_are_measured_by_their_objects(workshop, monkeypatch, capsys):
 
 def test_the_result_says_of_which_images_and_training_it_is(export, tmp_path):
     output = tmp_path / "scores.json"
-    assert evaluate.main([str(export), "--output", str(output), "--seed", "2", "--metrics", "CIDEr"]) == 0
+    assert evaluate.main([str(export), "--output", str(output), "--seed", "2", "--metrics", "CIDEr-D"]) == 0
     content = json.loads(output.read_text())
     assert content["set"] == "3 images, photos test"
     assert content["training_overlap"] == 0
@@ -148,7 +148,7 @@ def test_a_damaged_list_of_training_images_is_one_line(export, tmp_path, told):
 
 def test_scores_are_put_into_the_model_card(export, tmp_path):
     copied = shutil.copytree(export, tmp_path / "export")
-    words = ["--split", "validation", "--metrics", "CIDEr", "--update-card"]
+    words = ["--split", "validation", "--metrics", "CIDEr-D", "--update-card"]
     assert evaluate.main([str(copied), *words]) == 0
     metrics = json.loads((copied / "metrics.json").read_text())
     assert metrics["validation"]["set"] == "2 images, photos validation"

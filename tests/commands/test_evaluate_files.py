@@ -10,7 +10,7 @@ import pytest
 from captioner.commands import compare, evaluate
 
 CAPTIONS = {"8.png": "a blue square on a wall", "9.png": "the red picture", "10.png": "a green square"}
-QUICK = ["--metrics", "BLEU,ROUGE-L,CIDEr"]
+QUICK = ["--metrics", "BLEU,ROUGE-L,CIDEr-D"]
 
 
 @pytest.fixture
@@ -37,7 +37,6 @@ def test_captions_of_any_system_are_scored_without_a_model(references, predictio
     assert [line.split()[0] for line in shown[1:]] == [
         *(f"BLEU-{order}" for order in range(1, 5)),
         "ROUGE-L",
-        "CIDEr",
         "CIDEr-D",
     ]
     assert all(" [" in line for line in shown[1:])
@@ -90,7 +89,7 @@ def test_a_split_with_only_the_name_of_a_published_one_is_refused(predictions, t
         (["--predictions", "p.json", "--references", "r", "--metrics", "FID"], "--metrics FID: choose from BLEU, "),
         (["--predictions", "p.json", "--references", "r", "--seed", "-1"], "--seed -1: use 0 or more"),
         (["model", "--limit", "2", "--update-card"], "--limit and --update-card: a part of a split is no score"),
-        (["model", "--examples", "x.png", "--metrics", "BLEU"], "--examples are picked by CIDEr: have it among"),
+        (["model", "--examples", "x.png", "--metrics", "BLEU"], "--examples are picked by CIDEr-D: have it among"),
     ],
 )
 def test_wrong_usage_is_one_line(words, message, told, monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from captioner.evaluation.references import ReferenceSet
 from captioner.evaluation.result_files import compare_results, read_result, write_result
 from captioner.evaluation.results import parse_metrics, score_set
 
-QUICK = ("BLEU", "ROUGE-L", "CIDEr")
+QUICK = ("BLEU", "ROUGE-L", "CIDEr-D", "CIDEr")
 THEIRS = list(CAPTIONS.values())
 REFERENCES = ReferenceSet("mine", "test", [file_name(number) for number in PHOTOS], list(PHOTOS.values()))
 
@@ -27,13 +27,13 @@ def write(path, evaluation, **changes):
     return path
 
 
-def test_cider_is_named_as_both_and_equals_pycocoevalcaps():
+def test_cider_d_is_what_pycocoevalcap_calls_cider():
     evaluation = evaluate()
     by_image = {row: ptb.tokenize(texts) for row, texts in enumerate(PHOTOS.values())}
     expected, images = Cider().compute_score(by_image, {row: [text] for row, text in enumerate(CAPTIONS.values())})
     assert evaluation.metrics["CIDEr-D"] == pytest.approx(expected, abs=1e-9)
     assert evaluation.image_metrics["CIDEr-D"] == pytest.approx(list(images), abs=1e-9)
-    assert evaluation.metrics["CIDEr"] == evaluation.metrics["CIDEr-D"]
+    assert evaluation.metrics["CIDEr"] != evaluation.metrics["CIDEr-D"]
 
 
 def test_the_summary_says_what_is_needed_to_repeat_it():
@@ -71,15 +71,13 @@ def test_metrics_without_a_score_an_image_have_no_interval():
 
 
 @pytest.mark.parametrize(
-    ("text", "names"), [("BLEU,CIDEr", ("BLEU", "CIDEr")), ("cider-d, rouge-l,", ("CIDEr", "ROUGE-L")), ("a,b", None)]
+    ("text", "names"), [("BLEU,CIDEr", ("BLEU", "CIDEr")), ("cider-d, rouge-l,", ("CIDEr-D", "ROUGE-L")), ("a,b", None)]
 )
 def test_names_of_metrics(text, names):
     if names:
         assert parse_metrics(text) == names
         return
-    with pytest.raises(
-        ConfigError, match=r"^--metrics a,b: choose from BLEU, ROUGE-L, CIDEr, .*, separated by commas$"
-    ):
+    with pytest.raises(ConfigError, match=r"^--metrics a,b: choose from BLEU, .*, separated by commas$"):
         parse_metrics(text)
 
 
@@ -100,7 +98,7 @@ def test_comparing_pairs_the_images_whatever_their_order(tmp_path):
     for name, difference in found.items():
         expected = better.metrics[name] - evaluate().metrics[name]
         assert difference.value == pytest.approx(expected, abs=1e-9), name
-    assert list(found) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "CIDEr-D"]
+    assert list(found) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr"]
 
 
 def test_only_common_metrics_are_compared(tmp_path):

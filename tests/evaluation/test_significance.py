@@ -3,8 +3,7 @@ import itertools
 import numpy
 import pytest
 
-from captioner.evaluation import significance
-from captioner.evaluation.bleu_counts import bleu_from_sums
+from captioner.evaluation import bleu, significance
 from captioner.evaluation.significance import ImageScores, bootstrap_intervals, compare_scores
 
 
@@ -33,7 +32,7 @@ def test_intervals_equal_those_of_scoring_every_resample(monkeypatch):
     for block in (40, 40, 20):
         for rows in generator.integers(0, 30, (block, 30)):
             mean = sum(scores.means["CIDEr"][row] for row in rows) / 30
-            expected.append([mean, *bleu_from_sums(counts[rows].sum(axis=0, keepdims=True))[0]])
+            expected.append([mean, *bleu.score(counts[rows].sum(axis=0, keepdims=True))[0]])
     found = bootstrap_intervals(scores, samples=100, seed=5)
     assert list(found) == ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
     low, high = numpy.quantile(expected, [0.025, 0.975], axis=0)
@@ -75,7 +74,7 @@ def test_p_of_bleu_is_near_that_of_all_swaps():
             numpy.where(numpy.array(swapped)[:, None], other, one),
             numpy.where(numpy.array(swapped)[:, None], one, other),
         )
-        return numpy.subtract(*(bleu_from_sums(part.sum(axis=0, keepdims=True))[0] for part in reversed(chosen)))
+        return numpy.subtract(*(bleu.score(part.sum(axis=0, keepdims=True))[0] for part in reversed(chosen)))
 
     observed = difference([False] * 8)
     ways = numpy.array([difference(swapped) for swapped in itertools.product([False, True], repeat=8)])
