@@ -55,7 +55,7 @@ def _measure(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
 
     from captioner.evaluation.caption_metrics import DEFAULT_METRICS
-    from captioner.evaluation.results import parse_metrics
+    from captioner.settings_checks import parse_metrics
 
     metrics = parse_metrics(options.metrics) if options.metrics is not None else DEFAULT_METRICS
     root = Path(options.annotations)

@@ -91,11 +91,11 @@ def model_card(settings: Settings, metrics: dict[str, Any], *, parameters: int, 
 
 def _choice(best: dict[str, Any]) -> str:
     """Which checkpoint this is."""
-    if "CIDEr" not in best:
+    if "CIDEr-D" not in best:
         return ""
     return (
-        f"This is the checkpoint after epoch {best['epoch']} (step {best['step']:,}), chosen by CIDEr on the "
-        f"validation split: {best['CIDEr']:.3f} with greedy decoding."
+        f"This is the checkpoint after epoch {best['epoch']} (step {best['step']:,}), chosen by CIDEr-D on the "
+        f"validation split: {best['CIDEr-D']:.3f} with greedy decoding."
     )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from captioner.commands import caption, evaluate, prepare, train
 from captioner.data import scenes
 from captioner.evaluation import meteor
+from captioner.evaluation.java_programs import MetricUnavailableError
 from captioner.presets import PRESETS
 from captioner.settings import Settings
 from captioner.settings_checks import check_settings
@@ -32,10 +33,10 @@ CAPTIONS = ["A man &amp; his dog .", "A dog runs .", "Two dogs play .", "Someone
 def without_java(monkeypatch):
     """METEOR starts Java for every evaluation, which takes seconds; it has tests of its own."""
 
-    def missing() -> str:
-        raise meteor.MeteorUnavailableError("no Java in these tests")
+    def missing(metric: str) -> str:
+        raise MetricUnavailableError("no Java in these tests")
 
-    monkeypatch.setattr(meteor, "_find_java", missing)
+    monkeypatch.setattr(meteor, "find_java", missing)
 
 
 @pytest.mark.parametrize("name", PRESETS)

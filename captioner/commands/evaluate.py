@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from captioner.commands.decoding_arguments import add_decoding_flags, given_deco
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
-from captioner.settings_checks import check_settings
+from captioner.settings_checks import check_settings, parse_metrics
 
 if TYPE_CHECKING:
     from captioner.api import Captioner
@@ -24,8 +24,10 @@ EXAMPLES = """examples:
   captioner evaluate me/captioner --data data/flickr8k --beams 5 --output scores.json
   captioner evaluate --predictions theirs.json --references dataset_flickr30k.json --output theirs-scores.json
 """
-DECODING = ("beams", "length_penalty", "max_length", "batch_size")
-MODEL_ONLY = (*DECODING, "data", "limit", "examples", "allow_overlap", "update_card")
+MODEL_ONLY = (
+    *(field.name for field in fields(DecodingSettings) if field.name != "seed"),  # seeds the intervals too
+    *("data", "limit", "examples", "allow_overlap", "update_card"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,18 +56,23 @@ def _parser() -> CommandParser:
         help="what to compare predictions with: COCO annotations, a Karpathy JSON or a prepared dataset's folder",
     )
     parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
-    parser.add_argument("--seed", type=int, default=0, help="of the confidence intervals (default: 0)")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images (default: all)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the confidence intervals (default: 0) and of sampled captions (default: the model's own)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images (default: all)")
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
     parser.add_argument("--examples", metavar="FILE.png", help="draw the best, median and worst captions with images")
     parser.add_argument("--update-card", action="store_true", help="put the scores into the export's model card")
     parser.add_argument("--allow-overlap", action="store_true", help="evaluate on images that the model was trained on")
-    add_decoding_flags(parser)
     parser.add_argument(
         "--allow-different-set",
         action="store_true",
         help="score other images than the published split has, or only the predicted ones; the result says so",
     )
+    add_decoding_flags(parser, leave_out=["seed"])
     return parser
 
 
@@ -81,21 +88,26 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError("name a model, or --predictions with --references; see captioner evaluate --help")
     if bool(options.predictions) != bool(options.references):
         raise ConfigError("--predictions and --references belong together; give both")
-    if options.predictions and (given := [name for name in MODEL_ONLY if getattr(options, name)]):
+    if options.predictions and (given := [name for name in MODEL_ONLY if _is_given(getattr(options, name))]):
         raise ConfigError(f"--{given[0].replace('_', '-')} needs a model; leave it out with --predictions")
     for path in filter(None, (options.output, options.examples)):
         if Path(path).is_dir():
             raise ConfigError(f"{path}: is a folder; name a file in it")
         if not Path(path).resolve().parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {Path(path).parent}; make it first")
-    if options.limit < 0:
+    if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit}: use 1 or more, or leave it out for all images")
-    if options.seed < 0:
+    if options.seed is not None and options.seed < 0:
         raise ConfigError(f"--seed {options.seed}: use 0 or more")
     if options.examples and "CIDEr-D" not in _metrics(options):
         raise ConfigError("--examples are picked by CIDEr-D: have it among --metrics")
     if options.limit and options.update_card:
         raise ConfigError("--limit and --update-card: a part of a split is no score for a model card; leave one out")
+
+
+def _is_given(value: Any) -> bool:
+    """Whether the command line has a flag: 0 is a value, too."""
+    return value is not None and value is not False
 
 
 def _evaluate_predictions(options: argparse.Namespace) -> int:
@@ -116,7 +128,7 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
         scored,
         describe_set(scored, of=part),
         metrics=metrics,
-        seed=options.seed,
+        seed=options.seed or 0,
         notes={"predictions": options.predictions, "training_overlap": "not checked: no model"},
     )
     _report(evaluation, options, model=Path(options.predictions).stem)
@@ -149,9 +161,9 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         manifest=manifest,
         name=name,
         decoding=decoding,
-        limit=options.limit,
+        limit=options.limit or 0,
         metrics=metrics,
-        seed=options.seed,
+        seed=options.seed or 0,
         notes=notes,
     )
     _report(evaluation, options, model=captioner.settings.trainer.run or options.model)
@@ -168,7 +180,6 @@ def _evaluate_model(options: argparse.Namespace) -> int:
 
 def _metrics(options: argparse.Namespace) -> Sequence[str]:
     from captioner.evaluation.caption_metrics import DEFAULT_METRICS
-    from captioner.evaluation.results import parse_metrics
 
     return parse_metrics(options.metrics) if options.metrics is not None else DEFAULT_METRICS
 

@@ -13,6 +13,7 @@ from captioner.commands.settings_arguments import ExtraFlags, parse_settings
 from captioner.commands.shell import guard
 from captioner.errors import CheckpointError
 from captioner.settings import Settings
+from captioner.settings_checks import parse_metrics
 
 if TYPE_CHECKING:
     from captioner.build import Resources
@@ -204,14 +205,18 @@ class Training:
         """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
         from captioner.api import Captioner
         from captioner.commands.evaluate import format_evaluation
+        from captioner.evaluation.caption_metrics import DEFAULT_METRICS
         from captioner.publish import export, push
         from captioner.scoring import evaluate_captioner
 
         if not self.best.exists():
             raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
         captioner = Captioner.from_pretrained(self.best)
+        metrics = parse_metrics(self.settings.task.metrics) if self.settings.task.metrics else DEFAULT_METRICS
         for split in (name for name, rows in resources.dataset.items() if name.startswith("test") and len(rows)):
-            evaluation = evaluate_captioner(captioner, resources.dataset, split, manifest=resources.manifest)
+            evaluation = evaluate_captioner(
+                captioner, resources.dataset, split, manifest=resources.manifest, metrics=metrics
+            )
             captioner.metrics[split] = evaluation.summary()
             print(format_evaluation(evaluation))
         try:

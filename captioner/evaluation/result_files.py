@@ -13,7 +13,6 @@ from captioner.evaluation import bleu
 from captioner.evaluation.significance import SHUFFLES, Difference, ImageScores, compare_scores
 
 RESULT_FORMAT = 1
-BLEU_COLUMNS = 9
 
 
 def write_result(path: Path, content: Mapping[str, Any], per_image: Iterator[dict[str, Any]]) -> None:
@@ -51,7 +50,7 @@ def read_result(path: str | Path) -> Result:
         names = [name for name in images[0]["metrics"] if name not in bleu.NAMES]
         means = {name: [float(image["metrics"][name]) for image in images] for name in names}
         counts = [list(map(int, image["bleu_counts"])) for image in images if "bleu_counts" in image]
-        if any(len(row) != BLEU_COLUMNS for row in counts) or len(counts) not in (0, len(images)):
+        if any(len(row) != bleu.COLUMNS for row in counts) or len(counts) not in (0, len(images)):
             raise ValueError("BLEU's counts are not whole")
         for key in ("metrics", "metric_versions", "image_fingerprint", "references_fingerprint", "tokenizer", "set"):
             content[key]

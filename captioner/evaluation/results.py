@@ -5,11 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import captioner
-from captioner.errors import ConfigError
 from captioner.evaluation import bleu
 from captioner.evaluation.caption_metrics import (
     DEFAULT_METRICS,
-    METRICS,
     CaptionPairs,
     ScoredMetric,
     score_pairs,
@@ -111,7 +109,7 @@ def score_set(
     pairs = CaptionPairs(*tokenize_pairs(captions, references.captions))
     scores = score_pairs(pairs, metrics=metrics)
     corpus, images = (scores.corpus | more[0], scores.images | more[1]) if more else (scores.corpus, scores.images)
-    counts = bleu.count(pairs.matches).tolist() if bleu.NAMES[0] in corpus else []
+    counts = pairs.bleu_counts.tolist() if bleu.NAMES[0] in corpus else []
     return Evaluation(
         references.split,
         decoding,
@@ -129,16 +127,6 @@ def score_set(
         seed,
         dict(notes or {}),
     )
-
-
-def parse_metrics(text: str) -> tuple[str, ...]:
-    """Names of metrics, separated by commas, in whatever case; raises ConfigError for one that there is not."""
-    known = {name.lower(): name for name in METRICS}
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name.lower() not in known]
-    if unknown or not names:
-        raise ConfigError(f"--metrics {text}: choose from {', '.join(METRICS)}, separated by commas")
-    return tuple(dict.fromkeys(known[name.lower()] for name in names))
 
 
 def _intervals(

@@ -20,7 +20,7 @@ def test_the_scores_come_with_the_decoding_settings(export, capsys):
     assert first.endswith(", 1 to 5 tokens")
     values = {line.split()[0]: line.split()[1] for line in lines}
     assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr", "METEOR"} <= values.keys()
-    assert float(values["CIDEr"]) >= 0
+    assert float(values["CIDEr-D"]) >= 0
 
 
 def test_a_file_of_scores_and_a_sheet_of_examples(trained, tmp_path, capsys):
@@ -33,7 +33,7 @@ def test_a_file_of_scores_and_a_sheet_of_examples(trained, tmp_path, capsys):
     assert content["references"] == 4
     assert [image["image_id"] for image in content["per_image"]] == ["6.png", "7.png"]
     assert content["per_image"][0]["references"] == ["a red square on a wall", "the red picture number 6"]
-    assert {"BLEU-4", "CIDEr"} <= content["per_image"][0]["metrics"].keys()
+    assert {"BLEU-4", "CIDEr-D"} <= content["per_image"][0]["metrics"].keys()
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 100
@@ -97,7 +97,7 @@ def test_the_result_says_of_which_images_and_training_it_is(export, tmp_path):
     content = json.loads(output.read_text())
     assert content["set"] == "3 images, photos test"
     assert content["training_overlap"] == 0
-    assert (content["seed"], content["training_seed"]) == (2, 0)
+    assert (content["seed"], content["decoding"]["seed"], content["training_seed"]) == (2, 2, 0)
     assert content["model-index"][0]["results"][0]["dataset"]["name"] == "photos"
     low, high = content["confidence_intervals"]["CIDEr-D"]
     assert low <= content["metrics"]["CIDEr-D"] <= high

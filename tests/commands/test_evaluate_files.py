@@ -84,6 +84,7 @@ def test_a_split_with_only_the_name_of_a_published_one_is_refused(predictions, t
         (["--predictions", "p.json"], "--predictions and --references belong together; give both"),
         (["model", "--references", "r.json"], "--predictions and --references belong together; give both"),
         (["--predictions", "p.json", "--references", "r", "--beams", "3"], "--beams needs a model; leave it out with"),
+        (["--predictions", "p.json", "--references", "r", "--top-k", "0"], "--top-k needs a model; leave it out with"),
         (["--predictions", "p.json", "--references", "r", "--allow-overlap"], "--allow-overlap needs a model"),
         (["--predictions", "p.json", "--references", "r"], "p.json: no such file; check --predictions"),
         (["--predictions", "p.json", "--references", "r", "--metrics", "FID"], "--metrics FID: choose from BLEU, "),

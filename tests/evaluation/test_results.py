@@ -5,13 +5,13 @@ from caption_files import CAPTIONS, PHOTOS, file_name, write_json
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from pycocoevalcap.cider.cider import Cider
 
-from captioner.errors import ConfigError, DataError
+from captioner.errors import DataError
 from captioner.evaluation import ptb, results
 from captioner.evaluation.model_index import model_index
 from captioner.evaluation.protocol import describe_set
 from captioner.evaluation.references import ReferenceSet
 from captioner.evaluation.result_files import compare_results, read_result, write_result
-from captioner.evaluation.results import parse_metrics, score_set
+from captioner.evaluation.results import score_set
 
 QUICK = ("BLEU", "ROUGE-L", "CIDEr-D", "CIDEr")
 THEIRS = list(CAPTIONS.values())
@@ -68,17 +68,6 @@ def test_metrics_without_a_score_an_image_have_no_interval():
     evaluation = evaluate(metrics=("ROUGE-L",), more=({"object_recall": 0.5}, {}))
     assert evaluation.metrics["object_recall"] == 0.5
     assert list(evaluation.intervals) == ["ROUGE-L"]
-
-
-@pytest.mark.parametrize(
-    ("text", "names"), [("BLEU,CIDEr", ("BLEU", "CIDEr")), ("cider-d, rouge-l,", ("CIDEr-D", "ROUGE-L")), ("a,b", None)]
-)
-def test_names_of_metrics(text, names):
-    if names:
-        assert parse_metrics(text) == names
-        return
-    with pytest.raises(ConfigError, match=r"^--metrics a,b: choose from BLEU, .*, separated by commas$"):
-        parse_metrics(text)
 
 
 def test_a_result_file_is_read_as_it_was_written(tmp_path):

@@ -12,13 +12,13 @@ def make_scores(seed, *, images=200, shift=0.0):
     matches = generator.integers(0, 5, (images, 4))
     totals = matches + generator.integers(1, 4, (images, 4))
     counts = numpy.concatenate([matches, totals, totals[:, :1]], axis=1)
-    return ImageScores({"CIDEr": (generator.normal(0.6, 0.3, images) + shift).tolist()}, counts.tolist())
+    return ImageScores({"CIDEr-D": (generator.normal(0.6, 0.3, images) + shift).tolist()}, counts.tolist())
 
 
 def test_intervals_of_a_mean_are_those_of_the_normal_approximation():
     scores = make_scores(0, images=2000)
-    values = numpy.array(scores.means["CIDEr"])
-    low, high = bootstrap_intervals(scores, samples=4000, seed=1)["CIDEr"]
+    values = numpy.array(scores.means["CIDEr-D"])
+    low, high = bootstrap_intervals(scores, samples=4000, seed=1)["CIDEr-D"]
     error = 1.96 * values.std() / len(values) ** 0.5
     assert (low, high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.1 * error)
 
@@ -31,10 +31,10 @@ def test_intervals_equal_those_of_scoring_every_resample(monkeypatch):
     counts = numpy.array(scores.bleu_counts, dtype=float)
     for block in (40, 40, 20):
         for rows in generator.integers(0, 30, (block, 30)):
-            mean = sum(scores.means["CIDEr"][row] for row in rows) / 30
+            mean = sum(scores.means["CIDEr-D"][row] for row in rows) / 30
             expected.append([mean, *bleu.score(counts[rows].sum(axis=0, keepdims=True))[0]])
     found = bootstrap_intervals(scores, samples=100, seed=5)
-    assert list(found) == ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
+    assert list(found) == ["CIDEr-D", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
     low, high = numpy.quantile(expected, [0.025, 0.975], axis=0)
     assert numpy.array(list(found.values())) == pytest.approx(numpy.stack([low, high], axis=1))
 
@@ -86,5 +86,5 @@ def test_p_of_bleu_is_near_that_of_all_swaps():
 
 def test_a_clear_difference_is_found_and_chance_is_not():
     first, better, other = make_scores(4), make_scores(5, shift=0.3), make_scores(6)
-    assert compare_scores(first, better, shuffles=1000)["CIDEr"].p < 0.01
-    assert compare_scores(first, other, shuffles=1000)["CIDEr"].p > 0.05
+    assert compare_scores(first, better, shuffles=1000)["CIDEr-D"].p < 0.01
+    assert compare_scores(first, other, shuffles=1000)["CIDEr-D"].p > 0.05
