@@ -15,11 +15,13 @@ from captioner.data.training_images import TrainingImages
 
 def test_the_scores_come_with_the_decoding_settings(export, capsys):
     assert evaluate.main([str(export), "--beams", "1", "--max-length", "5", "--limit", "2"]) == 0
-    first, *lines = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    first, *lines = captured.out.splitlines()
     assert first.startswith("test: 2 of the 3 images, photos test, greedy, ")
     assert first.endswith(", 1 to 5 tokens")
     values = {line.split()[0]: line.split()[1] for line in lines}
     assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr", "METEOR"} <= values.keys()
+    assert (captured.out + captured.err).count("no Java in these tests") == 1
     assert float(values["CIDEr-D"]) >= 0
 
 
