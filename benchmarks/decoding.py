@@ -73,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     else:
         work = synthetic_work(options.images, steps=options.synthetic_steps)
-    ceilings = measure_ceilings(device)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    ceilings = measure_ceilings(device, clock)
     machine = describe_machine(ceilings, device)
     print("\n".join(f"{name}: {value}" for name, value in {"work": work.source, **machine}.items()))
     if "bf16" in options.precisions and not multiplies_bf16(device):
         print("bf16 is emulated here and slower than fp32: its rows say what it costs, not what it gains")
-    clock = time.process_time if options.cpu_time else time.perf_counter
     records = []
     for precision in options.precisions:
         systems = build_systems(work.decoder, work.special, precision)

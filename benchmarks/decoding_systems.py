@@ -65,7 +65,7 @@ def build_systems(decoder: TransformerDecoder, special: SpecialTokens, precision
 
     systems[BEHIND_GENERATE] = behind_generate
     if decoder.position_embedding is not None:  # GPT-2 knows no others
-        model = as_encoder_decoder(decoder).to(DTYPES[precision])
+        model = as_encoder_decoder(decoder, special).to(DTYPES[precision])
 
         def encoder_decoder(memory: Tensor, settings: DecodingSettings) -> Captions:
             return _by_batch(
@@ -80,7 +80,7 @@ def _by_batch(memory: Tensor, settings: DecodingSettings, captions: Callable[[Te
     return [tuple(found[0]) for part in memory.split(settings.batch_size) for found in captions(part)[0]]
 
 
-def as_encoder_decoder(decoder: TransformerDecoder) -> torch.nn.Module:
+def as_encoder_decoder(decoder: TransformerDecoder, special: SpecialTokens) -> torch.nn.Module:
     """A VisionEncoderDecoderModel with GPT-2 as decoder, which has the same blocks, holding the decoder's weights."""
     from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
 
@@ -96,6 +96,9 @@ def as_encoder_decoder(decoder: TransformerDecoder) -> torch.nn.Module:
         add_cross_attention=True,
         is_decoder=True,
         tie_word_embeddings=False,
+        bos_token_id=special.start,
+        eos_token_id=special.end,
+        pad_token_id=special.pad,
     )
     # The encoder is never run: the image tokens are given.
     vision = ViTConfig(

@@ -1,6 +1,5 @@
 """What a step of the decoder must compute and move, and what the machine can: the roof over ``benchmarks.decoding``."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,27 +23,27 @@ class Ceilings:
     """Bytes a second that a sum over a large tensor reads."""
 
 
-def measure_ceilings(device: torch.device) -> Ceilings:
+def measure_ceilings(device: torch.device, clock: Callable[[], float]) -> Ceilings:
     """Measure the best of several repeats."""
     operations = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         left, right = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
-        operations[precision] = 2 * 1024**3 / _best_time(lambda left=left, right=right: left @ right, device)
+        operations[precision] = 2 * 1024**3 / _best_time(lambda left=left, right=right: left @ right, device, clock)
     if device.type == "cpu":
         left, right = (torch.randint(-127, 128, (1024, 1024), dtype=torch.int8) for _ in range(2))
-        operations["int8"] = 2 * 1024**3 / _best_time(lambda: torch._int_mm(left, right), device)
+        operations["int8"] = 2 * 1024**3 / _best_time(lambda: torch._int_mm(left, right), device, clock)
     stream = torch.ones(STREAM_BYTES // 4, device=device)
-    return Ceilings(operations, STREAM_BYTES / _best_time(stream.sum, device))
+    return Ceilings(operations, STREAM_BYTES / _best_time(stream.sum, device, clock))
 
 
-def _best_time(work: Callable[[], object], device: torch.device) -> float:
+def _best_time(work: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     times = []
     for _ in range(REPEATS + 1):
-        start = time.perf_counter()
+        start = clock()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times[1:])
 
 

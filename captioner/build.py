@@ -33,6 +33,7 @@ from captioner.tasks.captioning import CaptioningTask
 logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION = "train", "validation"
+BATCHES_AHEAD_OF_GPU = 2
 TOKENIZER_SAMPLES = 500_000
 """Samples of a stream that its tokenizer is trained on: BPE's merges change little beyond."""
 
@@ -242,9 +243,8 @@ def encode_captions(tokenizer: CaptionTokenizer, captions: Sequence[Sequence[str
 
 def frozen_encode(settings: Settings, encoder: ImageEncoder) -> Callable[[Tensor], Tensor]:
     """A function from pixels to the features of the frozen encoder, both on the CPU, for any thread."""
-    gpu = torch.cuda.is_available() and settings.trainer.device != "cpu"
     # By its number: another thread's current GPU is the first one, whichever this process has.
-    device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if _encodes_on_gpu(settings) else torch.device("cpu")
     encoder.to(device)
     fast = fast_encode(encoder)
 
@@ -252,6 +252,10 @@ def frozen_encode(settings: Settings, encoder: ImageEncoder) -> Callable[[Tensor
         return fast(pixels.to(device)).cpu()
 
     return encode
+
+
+def _encodes_on_gpu(settings: Settings) -> bool:
+    return torch.cuda.is_available() and settings.trainer.device != "cpu"
 
 
 def open_features(settings: Settings, resources: Resources, splits: Sequence[str]) -> FeatureCache:
@@ -270,6 +274,7 @@ def open_features(settings: Settings, resources: Resources, splits: Sequence[str
         encode=frozen_encode(settings, encoder),
         process=resources.processor,
         splits=splits,
+        ahead=BATCHES_AHEAD_OF_GPU if _encodes_on_gpu(settings) else 0,
     )
 
 

@@ -422,3 +422,55 @@ def test_the_public_names():
     assert captioner.Settings is Settings
     with pytest.raises(AttributeError, match="module 'captioner' has no attribute 'Captoiner'"):
         _ = captioner.Captoiner
+
+
+def test_every_decoding_setting_may_be_given_by_name(tiny_captioner, pictures):
+    image = pictures[0]
+    samples = tiny_captioner.caption(image, samples=3, temperature=1.5, candidates=3)
+    assert len(samples) == 3
+    assert samples == tiny_captioner.caption(
+        image, candidates=3, decoding=DecodingSettings(samples=3, temperature=1.5, max_length=8, batch_size=3)
+    )
+    with_prefix = tiny_captioner.caption(image, prefix="A red dog", beams=1)
+    assert with_prefix.text.lower().startswith("a red dog")
+    with pytest.raises(ConfigError, match=r"^beam is no decoding setting; did you mean beams\?$"):
+        tiny_captioner.caption(image, beam=3)
+    with pytest.raises(ConfigError, match=r"^2 samples cannot give 3 candidates; use samples=3 or more$"):
+        tiny_captioner.caption(image, samples=2, candidates=3)
+    with pytest.raises(ConfigError, match=r"beams=3 cannot be split into beam_groups=2"):
+        tiny_captioner.caption(image, beam_groups=2)
+
+
+def test_words_that_are_banned_are_not_said(tiny_captioner, pictures):
+    (token,) = tiny_captioner.tokenizer.encode("a")
+    free, bound = (
+        tiny_captioner.caption(pictures[0], banned_words=words, samples=300, max_length=4, candidates=300)
+        for words in ("", "zebra crossing, a")
+    )
+    assert any(token in one.tokens for one in free)
+    assert not any(token in one.tokens for one in bound)
+
+
+@pytest.mark.parametrize("changes", [{"beams": 1}, {"beams": 3}, {"samples": 1}])
+def test_a_streamed_caption_grows_to_the_caption(tiny_captioner, pictures, changes):
+    texts = list(tiny_captioner.stream(pictures[0], **changes))
+    assert texts[-1] == tiny_captioner.caption(pictures[0], **changes).text
+    assert len(texts) > 1
+    assert len(set(texts)) > 1
+
+
+def test_captions_follow_the_weights(tiny_captioner, pictures):
+    """The decoder that was packed for the captions before is not used with other weights."""
+    before = tiny_captioner.caption(pictures, beams=1)
+    with torch.no_grad():
+        tiny_captioner.model.decoder.token_embedding.weight.normal_()
+    after = tiny_captioner.caption(pictures, beams=1)
+    assert [one.tokens for one in before] != [one.tokens for one in after]
+    fresh = Captioner(tiny_captioner.model, tiny_captioner.tokenizer, tiny_captioner.processor, tiny_captioner.settings)
+    assert fresh.caption(pictures, beams=1) == after
+
+
+def test_log_probabilities_come_with_the_tokens(tiny_captioner, pictures):
+    for caption in tiny_captioner.caption(pictures, beams=1):
+        assert len(caption.log_probabilities) == len(caption.tokens) + (not caption.truncated)
+        assert all(value <= 0 for value in caption.log_probabilities)

@@ -20,6 +20,7 @@ from captioner import Captioner
 from captioner.commands import caption, verbs
 from captioner.data.sources import SOURCES
 from captioner.presets import PRESETS
+from captioner.settings import DecodingSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -124,7 +125,7 @@ def test_flags_and_verbs_in_the_text_exist(read_help):
     programs = ["caption", "train.py", "prepare_dataset.py", *(f"captioner {verb}" for verb in verbs.VERBS)]
     known = {"--debug", *(flag for program in programs for flag in flags_of(read_help(program)))}
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
-    inline = re.findall(r"`([^`]+)`", prose)
+    inline = [text for text in re.findall(r"`([^`]+)`", prose) if not text.startswith("accelerate ")]
     assert {flag for text in inline for flag in flags_of(text)} - known == set()
     named = {match[1] for text in inline if (match := re.match(r"captioner (\w+)", text))}
     assert named - set(verbs.VERBS) == set()
@@ -144,8 +145,8 @@ def test_python_blocks_import_and_call_what_exists():
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), node.module
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "caption":
-                parameters = inspect.signature(Captioner.caption).parameters
-                assert {keyword.arg for keyword in node.keywords} <= parameters.keys()
+                known = {*inspect.signature(Captioner.caption).parameters, *DecodingSettings.__dataclass_fields__}
+                assert {keyword.arg for keyword in node.keywords} <= known
 
 
 def test_json_blocks_are_json():

@@ -55,7 +55,7 @@ def _parser() -> CommandParser:
         help="write each caption to a .txt beside its image; images with one are skipped",
     )
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add_decoding_flags(parser, leave_out=["batch_size"], shown=["beams", "samples", "prefix"])
+    add_decoding_flags(parser, leave_out=["batch_size"], explained=["beams", "samples", "prefix"])
     return parser
 
 

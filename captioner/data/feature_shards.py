@@ -1,8 +1,10 @@
 """Shards of features on the disk: written whole or not at all, mapped into memory, checked against their place."""
 
 import errno
+import mmap
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +15,9 @@ from torch import Tensor
 from captioner.errors import DataError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+SAFETENSORS_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
+LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header."""
 
 
 def shard_path(folder: Path, split: str, number: int) -> Path:
@@ -53,22 +58,43 @@ def check_space(folder: Path, *, needed: int) -> None:
         raise DataError(_full(folder, needed))
 
 
-def map_shard(path: Path, *, dtype: torch.dtype, views: int, rows: int) -> Tensor:
+@dataclass(frozen=True)
+class MappedShard:
+    """A shard's features, read from the disk where they are looked at."""
+
+    features: Tensor
+    """[views, rows, patches, width]; writing into them does not change the file."""
+    mapping: mmap.mmap
+    """What ``features`` lies in."""
+
+    def release(self) -> None:
+        """Give back the memory of what was read; it is read again, mostly from the system's cache, where it is needed.
+
+        Systems without ``madvise`` give it back by themselves when they run short.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def map_shard(path: Path, *, dtype: torch.dtype, views: int, rows: int) -> MappedShard:
     """Map a shard's features [views, rows, patches, width]; nothing but the header is read until rows are asked for.
 
     Raises DataError if the file is missing, torn or of another shape or type.
     """
     try:
-        # safetensors maps the file and gives a tensor over the mapping; its header is checked against the file's size.
-        with safe_open(path, framework="pt") as file:
-            features = file.get_tensor("features")
+        with safe_open(path, framework="pt") as file:  # checks the header against the file's size
+            shape, name = file.get_slice("features").get_shape(), file.get_slice("features").get_dtype()
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: missing or torn ({error}); {_remedy(path)}") from error
-    if features.dim() != 4 or features.shape[:2] != (views, rows) or features.dtype != dtype:
-        raise DataError(
-            f"{path}: holds {list(features.shape)} of {features.dtype}, not {[views, rows]} of {dtype}; {_remedy(path)}"
-        )
-    return features
+    if len(shape) != 4 or shape[:2] != [views, rows] or name != SAFETENSORS_NAMES[dtype]:
+        wanted = f"{[views, rows]} of {SAFETENSORS_NAMES[dtype]}"
+        raise DataError(f"{path}: holds {shape} of {name}, not {wanted}; {_remedy(path)}")
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants memory that can be written
+    # The only tensor begins right behind the header (https://github.com/huggingface/safetensors#format).
+    features = torch.frombuffer(mapping, dtype=dtype, offset=LENGTH_BYTES + header).view(shape)
+    return MappedShard(features, mapping)
 
 
 def _remedy(path: Path) -> str:

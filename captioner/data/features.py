@@ -17,13 +17,22 @@ from PIL import Image
 from torch import Tensor
 
 from captioner.data.encoded_images import EncodedImages
-from captioner.data.feature_shards import check_space, map_shard, shard_path, write_atomically, write_shard
+from captioner.data.feature_shards import (
+    MappedShard,
+    check_space,
+    map_shard,
+    shard_path,
+    write_atomically,
+    write_shard,
+)
 from captioner.data.image_views import ViewLoader
 from captioner.errors import DataError
 from captioner.progress import Progress
 
 SHARD_ROWS = 256
 """Images in a shard: what an interrupted build loses at most."""
+RELEASED_BYTES = 128 * 2**20
+"""After so many bytes of features read, their mapped memory is given back: resident memory stays small."""
 TRAIN_SPLIT = "train"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -56,14 +65,15 @@ class FeatureRecipe:
 class FeatureCache:
     """Features of all images of some splits, read from the disk where they are asked for."""
 
-    def __init__(self, folder: Path, index: dict[str, Any], shards: dict[str, list[Tensor]]) -> None:
-        """Use ``FeatureCache.open``; shards: for every split its mapped tensors [views, rows, patches, width]."""
+    def __init__(self, folder: Path, index: dict[str, Any], shards: dict[str, list[MappedShard]]) -> None:
+        """Use ``FeatureCache.open``; shards: for every split its mapped shards."""
         self.folder = folder
         self.patches: int = index["patches"]
         self.width: int = index["width"]
         self._splits: dict[str, dict[str, int]] = index["splits"]
         self._shards = shards
         self._dtype = DTYPES[index["recipe"]["dtype"]]
+        self._bytes_read = 0
 
     @classmethod
     def open(cls, folder: Path, recipe: FeatureRecipe) -> "FeatureCache":
@@ -115,8 +125,18 @@ class FeatureCache:
             assert 0 <= row < entry["rows"], f"row {row} of {entry['rows']}"
             assert 0 <= view < entry["views"], f"view {view} of {entry['views']}"
             shard, offset = divmod(row, entry["shard_rows"])
-            features[place] = shards[shard][view, offset]
+            features[place] = shards[shard].features[view, offset]
+        self._bytes_read += features.nbytes
+        if self._bytes_read > RELEASED_BYTES:
+            self._release()
         return features
+
+    def _release(self) -> None:
+        """Let go of all that was read."""
+        for shards in self._shards.values():
+            for shard in shards:
+                shard.release()
+        self._bytes_read = 0
 
     def _entry(self, split: str) -> dict[str, int]:
         if split not in self._splits:
@@ -136,7 +156,7 @@ def build_features(
     process: Callable[[list[Image.Image]], Tensor],
     splits: Sequence[str],
     batch_size: int = 64,
-    workers: int = 2,
+    ahead: int = 0,
 ) -> FeatureCache:
     """Encode the images of some splits, except those whose features are there already, and open the cache.
 
@@ -150,7 +170,8 @@ def build_features(
         process: RGB images -> pixels.
         splits: names of the splits to encode.
         batch_size: images encoded at once, each view counted.
-        workers: threads that open and process images.
+        ahead: batches that are opened and processed while others are encoded: some where a GPU encodes; none where the
+            encoder itself takes all of the processor, and would wait at every turn for a thread that shares it.
 
     Raises ImageError if an image cannot be read; DataError if features overflow the number type, the disk is full, or
     what is there already is torn or of another recipe.
@@ -160,7 +181,7 @@ def build_features(
     missing = [split for split in splits if split not in index["splits"]]
     if missing:
         home.mkdir(parents=True, exist_ok=True)
-        loader = ViewLoader(process, workers=workers)
+        loader = ViewLoader(process, ahead=ahead)
         total = sum(len(dataset[split]) for split in missing)
         with Progress("image features", total=total, unit="images") as progress:
             builder = _Builder(home, recipe, encode=encode, loader=loader, batch_size=batch_size, progress=progress)
@@ -197,8 +218,8 @@ class _Builder:
         for number, rows in enumerate(shards):
             path = shard_path(self.home, split, number)
             if path.exists():
-                features = map_shard(path, dtype=self.dtype, views=self.recipe.views_of(split), rows=len(rows))
-                shape = (features.shape[2], features.shape[3])
+                shard = map_shard(path, dtype=self.dtype, views=self.recipe.views_of(split), rows=len(rows))
+                shape = (shard.features.shape[2], shard.features.shape[3])
                 self.progress.skip(len(rows))
             else:
                 todo.append((number, rows))

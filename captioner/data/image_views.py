@@ -1,12 +1,14 @@
 """Views of an image: itself, its mirror image, random crops; the same ones at every call and on every machine."""
 
 import hashlib
+import itertools
 import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -38,15 +40,20 @@ def make_view(image: Image.Image, *, image_id: str, view: int) -> Image.Image:
 
 
 class ViewLoader:
-    """Opens, turns into views and processes images in threads, some batches ahead of the encoder.
+    """Opens images, turns them into views and processes them, in as many threads as torch has.
 
-    Threads suffice: Pillow and NumPy release the interpreter's lock, and none of torch's threads are used.
+    Threads suffice: Pillow and NumPy release the interpreter's lock while they work.
     """
 
-    def __init__(self, process: Callable[[list[Image.Image]], Tensor], *, workers: int) -> None:
-        """process: RGB images -> pixels [images, 3, height, width]."""
-        self._process = process
-        self._workers = max(1, workers)
+    def __init__(self, process: Callable[[list[Image.Image]], Tensor], *, ahead: int) -> None:
+        """Load batches.
+
+        Args:
+            process: RGB images -> pixels [images, 3, height, width].
+            ahead: batches that are loaded while another one is used.
+        """
+        self._process, self._ahead = process, ahead
+        self._threads = torch.get_num_threads()
 
     def load(
         self, read: Callable[[int], tuple[str, bytes]], batches: Sequence[range], *, views: int
@@ -60,19 +67,22 @@ class ViewLoader:
 
         Raises ImageError with the image_id of an image that cannot be read.
         """
-        with ThreadPoolExecutor(self._workers) as pool:
-            waiting: deque[Future[Tensor]] = deque()
+        with ThreadPoolExecutor(self._threads) as pool:
+            waiting: deque[list[Future[Tensor]]] = deque()
+            coming = iter(batches)
             try:
-                for rows in batches:
-                    waiting.append(pool.submit(self._load_batch, [read(row) for row in rows], views))
-                    if len(waiting) > self._workers:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
+                for _ in batches:
+                    for rows in itertools.islice(coming, 1 + self._ahead - len(waiting)):
+                        # Every thread takes a part of the batch, so that the first one is soon there.
+                        sources = [read(row) for row in rows]
+                        share = -(-len(sources) // self._threads)
+                        parts = [sources[place : place + share] for place in range(0, len(sources), share)]
+                        waiting.append([pool.submit(self._load_part, part, views) for part in parts])
+                    yield torch.cat([part.result() for part in waiting.popleft()])
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _load_batch(self, sources: list[tuple[str, bytes]], views: int) -> Tensor:
+    def _load_part(self, sources: list[tuple[str, bytes]], views: int) -> Tensor:
         images = []
         for image_id, data in sources:
             image = open_image(data, name=image_id)

@@ -32,11 +32,14 @@ def test_only_what_is_given_counts():
     assert given_decoding(make_parser().parse_args(["--beams", "4", "--prefix", ""])) == {"beams": 4, "prefix": ""}
 
 
-def test_a_short_help_knows_all_flags():
-    parser = make_parser(leave_out=["batch_size"], shown=["beams"])
+def test_a_short_help_names_all_flags(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = make_parser(leave_out=["batch_size"], explained=["beams"])
     text = parser.format_help()
-    assert "--beams" in text
-    assert "--top-k" not in text
+    assert "Width of the beam" in " ".join(text.split())
+    assert "--top-k" in text
+    assert "likeliest tokens" not in text
+    assert max(map(len, text.splitlines())) <= 80
     assert given_decoding(parser.parse_args(["--top-k", "3"])) == {"top_k": 3}
     with pytest.raises(SystemExit):
         parser.parse_args(["--batch-size", "3"])

@@ -1,0 +1,118 @@
+"""Training speed beside transformers' Trainer: ``python -m benchmarks.training --data data/NAME``.
+
+The same encoder, decoder shapes, captions and pairs a batch, trained by this project's loop on cached features, and by
+Seq2SeqTrainer on a VisionEncoderDecoderModel from pixels (as it comes: the encoder is trained too), from pixels with a
+frozen encoder, and from cached features. They take turns, each in a process of its own. ``--systems image-once
+per-pair`` compares this project's two ways with a trained encoder. Without a dataset, captions are those of scenes.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.decoding import describe_machine
+from benchmarks.roofline import measure_ceilings
+from benchmarks.training_systems import SYSTEMS
+from benchmarks.training_work import Work, prepare_work
+from benchmarks.turns import Contestant, take_turns
+from captioner.models.packed_weights import multiplies_bf16
+
+FLICKR30K_PAIRS = 145_000
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.training", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--data", metavar="FOLDER", help="a prepared dataset (default: the embedded scenes)")
+    add(
+        "--systems",
+        nargs="+",
+        default=["cached", "peer-pixels", "peer-frozen", "peer-cached"],
+        choices=list(SYSTEMS),
+        help="the first is what the others are compared with",
+    )
+    add("--precision", default="fp32", choices=["fp32", "bf16"])
+    add("--device", default="cpu", choices=["cpu", "cuda"])
+    add("--images", type=int, default=320, help="training images that are used")
+    add("--batch-images", type=int, default=16, help="images of a batch; it has five times as many pairs everywhere")
+    add("--rounds", type=int, default=3)
+    add("--seconds", type=float, default=6.0, help="length of a turn, which ends with the step it is in")
+    add("--threads", type=int, help="threads of torch (default: as the environment says)")
+    add("--tiny", action="store_true", help="shapes of no meaning, for trying it out")
+    add("--output", metavar="FILE.json")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train by turns, print the table, and write it as JSON."""
+    options = _parser().parse_args(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    machine = describe_machine(measure_ceilings(device), device)
+    with tempfile.TemporaryDirectory() as folder:
+        work = prepare_work(
+            Path(folder),
+            data=options.data,
+            images=options.images,
+            batch_images=options.batch_images,
+            precision=options.precision,
+            device=options.device,
+            tiny=options.tiny,
+        )
+        content = {"work": describe_work(work), "precision": options.precision, **machine}
+        print("\n".join(f"{name}: {value}" for name, value in content.items()))
+        if options.precision == "bf16" and not multiplies_bf16(device):
+            print("bf16 is emulated here and slower than fp32: the figures say what it costs, not what it gains")
+        sys.stdout.flush()
+        contestants = [Contestant(name, SYSTEMS[name][1], (work, *SYSTEMS[name][2])) for name in options.systems]
+        take_turns(contestants, rounds=options.rounds, seconds=options.seconds, threads=torch.get_num_threads())
+    records = report(contestants)
+    if options.output:
+        Path(options.output).write_text(json.dumps({**content, "rows": records}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def describe_work(work: Work) -> str:
+    """Shapes and data in one line."""
+    shape, encoder = work.settings.decoder, json.loads(work.settings.encoder.config)
+    return (
+        f"{work.images} images of {Path(work.dataset).name}, {work.batch_pairs} pairs a batch;"
+        f" decoder {shape.width} wide, {shape.layers} layers, {shape.heads} heads, vocabulary {work.vocabulary:,}; encoder {encoder['model_type']},"
+        f" {encoder['hidden_size']} wide, {encoder['num_hidden_layers']} layers, patches of {encoder['patch_size']}"
+    )
+
+
+def report(contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
+    """Print a row for every system and return them as records."""
+    first = contestants[0].total
+    print(f"\n{'':<30}  pairs/s  tokens/s     memory  Flickr30k epoch   the first is faster by")
+    records = []
+    for contestant in contestants:
+        total, title = contestant.total, SYSTEMS[contestant.name][0]
+        pairs, tokens = total.pairs / total.seconds, total.tokens / total.seconds
+        ratio = first.pairs / first.seconds / pairs
+        epoch = FLICKR30K_PAIRS / pairs
+        print(f"{title:<30} {pairs:8.1f} {tokens:9.0f} {total.memory / 2**20:6.0f} MiB {epoch:14.0f} s {ratio:12.2f} x")
+        records.append(
+            {
+                "system": contestant.name,
+                "title": title.strip(),
+                **vars(total),
+                "pairs_per_second": pairs,
+                "tokens_per_second": tokens,
+                "flickr30k_epoch_seconds": epoch,
+                "first_is_faster_by": ratio,
+            }
+        )
+    return records
+
+
+if __name__ == "__main__":
+    sys.exit(main())
