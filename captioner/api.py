@@ -4,19 +4,21 @@ import copy
 import http.client
 import math
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, get_token
 from PIL.Image import Image
+from torch import Tensor
 
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.data.training_images import TrainingImages
-from captioner.decoding import Hypothesis, SpecialTokens, generate
+from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
+from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.errors import ConfigError, HubError, ImageError
 from captioner.export_folder import (
     HUB_ERRORS,
@@ -29,7 +31,9 @@ from captioner.export_folder import (
 )
 from captioner.models.captioner import CaptionerModel
 from captioner.models.image_processors import ImageProcessor
+from captioner.models.packed_decoder import PackedDecoder
 from captioner.settings import DecodingSettings, Settings
+from captioner.settings_checks import check_settings, nearest_name
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Caption:
     score: float
     """Log-probability divided by length to the power of the length penalty."""
     tokens: tuple[int, ...]
+    log_probabilities: tuple[float, ...] = ()
+    """Of every token, the end token's last, if the caption has one."""
     truncated: bool = False
     """Whether the caption hit the maximum length before its end."""
 
@@ -61,6 +67,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         """Put the parts together; the model, which has its encoder, is put into evaluation mode."""
         self.model, self.tokenizer, self.processor = model.eval(), tokenizer, processor
         self.settings, self.metrics, self.training_images = settings, metrics or {}, training_images
+        self._packed_decoder, self._packed_state = None, None
 
     @property
     def device(self) -> torch.device:
@@ -76,20 +83,18 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         self,
         images: Any,
         *,
-        beams: int | None = None,
         candidates: int = 1,
-        batch_size: int | None = None,
         decoding: DecodingSettings | None = None,
+        **changes: Any,
     ) -> Any:
         """Caption one image or several.
 
         Args:
             images: a path, URL, PIL image, NumPy array [height, width, 3] or the bytes of an image file; or a list of
                 them.
-            beams: width of the beam, instead of the captioner's own setting.
             candidates: number of captions an image.
-            batch_size: images decoded together, instead of the captioner's own setting.
             decoding: all decoding settings, instead of the captioner's own.
+            changes: single decoding settings that go over those, such as ``beams=5`` or ``samples=3, top_p=0.9``.
 
         Returns:
             A Caption for one image, a list of them for a list; with ``candidates`` above 1, a list of Captions, best
@@ -102,43 +107,87 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         several = isinstance(images, list | tuple)
         sources = list(images) if several else [images]
         names = [f"image {place} of the list" if several else None for place in range(1, len(sources) + 1)]
-        decoding = self._decoding(decoding or self.settings.decoding, beams, candidates, batch_size)
-        found: list[Any] = []
-        for place in range(0, len(sources), decoding.batch_size):
-            batch = slice(place, place + decoding.batch_size)  # opened only now: large photos would fill the memory
-            for hypotheses in self._decode(list(map(_open, sources[batch], names[batch])), decoding):
-                captions = [self._caption(hypothesis) for hypothesis in hypotheses[:candidates]]
-                found.append(captions[0] if candidates == 1 else captions)
-        return found if several else found[0]
+        decoding = self._decoding(decoding, candidates, changes)
+        captions: dict[int, Any] = {}
+        for image, hypotheses in self._decode(self._open_batches(sources, names, decoding.batch_size), decoding):
+            found = [self._caption(hypothesis) for hypothesis in hypotheses[:candidates]]
+            captions[image] = found[0] if candidates == 1 else found
+        return [captions[image] for image in range(len(sources))] if several else captions[0]
+
+    def stream(self, image: Any, *, decoding: DecodingSettings | None = None, **changes: Any) -> Iterator[str]:
+        """Yield the caption of one image as it grows, each time from its beginning, for an interface.
+
+        A text is yielded when it is sure to stay: with one beam or sample at every token, with several once all of them
+        agree. Arguments and errors are those of ``caption``; the last text is that of its caption.
+        """
+        decoding = self._decoding(decoding, 1, changes)
+        memories = (self._remember(images) for images in self._open_batches([image], [None], 1))
+        arguments = (decoding, SpecialTokens.of(self.tokenizer), Phrases.of(decoding, self.tokenizer))
+        for tokens in stream_tokens(self._packed(decoding), memories, *arguments):
+            yield self._text(tokens)
 
     def _decoding(
-        self, decoding: DecodingSettings, beams: int | None, candidates: int, batch_size: int | None
+        self, decoding: DecodingSettings | None, candidates: int, changes: Mapping[str, Any]
     ) -> DecodingSettings:
-        changes = {"beams": beams, "batch_size": batch_size}
-        decoding = replace(decoding, **{name: value for name, value in changes.items() if value is not None})
+        names = [field.name for field in fields(DecodingSettings)]
+        for name in changes:
+            if name not in names:
+                near = nearest_name(name, names)
+                raise ConfigError(f"{name} is no decoding setting; {f'did you mean {near}?' if near else 'see help'}")
+        given = {name: value for name, value in changes.items() if value is not None}
+        decoding = replace(decoding or self.settings.decoding, **given)
         if candidates < 1:
             raise ConfigError(f"candidates={candidates} is not a number of captions; use 1 or more")
-        replace(self.settings, decoding=decoding).check()
-        if beams is None and candidates > decoding.beams:
-            decoding = replace(decoding, beams=candidates)
-        if candidates > decoding.beams:
+        check_settings(replace(self.settings, decoding=decoding))
+        width = "samples" if decoding.samples else "beams"
+        if candidates > getattr(decoding, width) and width not in given and decoding.beam_groups == 1:
+            decoding = replace(decoding, **{width: candidates})
+        if candidates > getattr(decoding, width):
             raise ConfigError(
-                f"{decoding.beams} beams cannot give {candidates} candidates; use beams={candidates} or more"
+                f"{getattr(decoding, width)} {width} cannot give {candidates} candidates; "
+                f"use {width}={candidates} or more"
             )
         return decoding
 
-    def _decode(self, images: Sequence[Image], decoding: DecodingSettings) -> list[list[Hypothesis]]:
-        with torch.inference_mode():
-            memory = self.model.remember(self.processor(images).to(self.device))
-        tokenizer = self.tokenizer
-        special = SpecialTokens(tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.unknown_id)
-        return generate(self.model.decoder, memory, decoding, special)
+    @staticmethod
+    def _open_batches(sources: Sequence[Any], names: Sequence[str | None], size: int) -> Iterator[list[Image]]:
+        """Opened images; each batch only when it is asked for: large photos would fill the memory."""
+        for place in range(0, len(sources), size):
+            yield list(map(_open, sources[place : place + size], names[place : place + size]))
+
+    def _decode(
+        self, batches: Iterable[Sequence[Image]], decoding: DecodingSettings
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
+        memories = (self._remember(images) for images in batches)
+        arguments = (decoding, SpecialTokens.of(self.tokenizer), Phrases.of(decoding, self.tokenizer))
+        return generate_each(self._packed(decoding), memories, *arguments)
+
+    @torch.inference_mode()
+    def _remember(self, images: Sequence[Image]) -> Tensor:
+        return self.model.remember(self.processor(images).to(self.device))
+
+    def _packed(self, decoding: DecodingSettings) -> PackedDecoder:
+        """The decoder ready for generation, packed anew where its weights or the precision have changed."""
+        weights = [(parameter.data_ptr(), parameter._version) for parameter in self.model.decoder.parameters()]
+        state = (decoding.precision, weights)
+        if self._packed_state != state:
+            self._packed_decoder, self._packed_state = pack_decoder(self.model.decoder, decoding), state
+        return self._packed_decoder
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, capitalise=self.settings.tokenizer.capitalise)
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
-        text = self.tokenizer.decode(hypothesis.tokens, capitalise=self.settings.tokenizer.capitalise)
         values = hypothesis.log_probabilities
         confidence = math.exp(sum(values) / len(values))
-        return Caption(text, confidence, hypothesis.score, hypothesis.tokens, hypothesis.truncated)
+        return Caption(
+            self._text(hypothesis.tokens),
+            confidence,
+            hypothesis.score,
+            hypothesis.tokens,
+            hypothesis.log_probabilities,
+            hypothesis.truncated,
+        )
 
     def _parts(self) -> ExportParts:
         return ExportParts(

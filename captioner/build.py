@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from captioner.data.encoded_images import EncodedImages
 from captioner.data.features import FeatureCache, FeatureRecipe, build_features
 from captioner.data.images import open_image
 from captioner.data.prepared import open_prepared, prepare, read_manifest
+from captioner.data.shards import Shards, find_shards, read_captions
 from captioner.data.sources import SOURCES, read_source
+from captioner.data.streaming import StreamBatches
 from captioner.data.tokenizer import CaptionTokenizer, open_dataset_tokenizer, train_dataset_tokenizer
 from captioner.errors import DataError
 from captioner.models.captioner import CaptionerModel
 from captioner.models.decoder import TransformerDecoder
-from captioner.models.encoders import ImageEncoder, encoder_fingerprint, fast_encode, load_encoder
+from captioner.models.encoders import ImageEncoder, encoder_fingerprint, load_encoder
+from captioner.models.fast_encoding import fast_encode
 from captioner.models.image_processors import ImageProcessor, load_processor
 from captioner.models.projections import build_projection
 from captioner.settings import Settings
@@ -30,6 +33,8 @@ from captioner.tasks.captioning import CaptioningTask
 logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION = "train", "validation"
+TOKENIZER_SAMPLES = 500_000
+"""Samples of a stream that its tokenizer is trained on: BPE's merges change little beyond."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Resources:
     tokenizer: CaptionTokenizer
     encoder: ImageEncoder
     processor: ImageProcessor
+    shards: Shards | None = None
+    """What is streamed instead of the dataset's training split."""
 
 
 def dataset_folder(settings: Settings) -> Path:
@@ -57,11 +64,14 @@ def gather_resources(settings: Settings, *, tokenizer_path: Path | None = None) 
     """
     encoder, processor = load_encoder(settings.encoder), load_processor(settings.encoder)
     dataset, manifest = open_or_prepare_dataset(settings)
-    if tokenizer_path:
-        tokenizer = CaptionTokenizer.load(tokenizer_path)
+    shards = find_shards(settings.data.streaming) if settings.data.streaming else None
+    if tokenizer_path or settings.tokenizer.file:
+        tokenizer = CaptionTokenizer.load(tokenizer_path or settings.tokenizer.file)
+    elif shards:
+        tokenizer = open_or_train_stream_tokenizer(settings, shards)
     else:
         tokenizer = open_or_train_tokenizer(settings, dataset, manifest)
-    return Resources(dataset, manifest, tokenizer, encoder, processor)
+    return Resources(dataset, manifest, tokenizer, encoder, processor, shards)
 
 
 def open_or_prepare_dataset(settings: Settings) -> tuple[DatasetDict, dict[str, Any]]:
@@ -92,6 +102,18 @@ def open_or_train_tokenizer(settings: Settings, dataset: DatasetDict, manifest: 
     return tokenizer
 
 
+def open_or_train_stream_tokenizer(settings: Settings, shards: Shards) -> CaptionTokenizer:
+    """The tokenizer of these shards, trained on the captions of their first samples where it is missing."""
+    folder = dataset_folder(settings) / "streams" / shards.fingerprint
+    tokenizer = open_dataset_tokenizer(folder, settings.tokenizer, shards.fingerprint)
+    if tokenizer is None:
+        logger.info("Training the tokenizer on captions of %s", settings.data.streaming)
+        captions = [[caption] for caption in read_captions(shards, most=TOKENIZER_SAMPLES)]
+        dataset = {TRAIN: {"captions": captions}}
+        tokenizer = train_dataset_tokenizer(dataset, folder, settings.tokenizer, shards.fingerprint)
+    return tokenizer
+
+
 def build_model(
     settings: Settings, *, encoder: ImageEncoder, vocabulary_size: int, cached: bool = False
 ) -> CaptionerModel:
@@ -115,58 +137,99 @@ def build_model(
 
 
 def build_task(settings: Settings, resources: Resources, *, rank: int = 0, processes: int = 1) -> CaptioningTask:
-    """The captioning task over cached features, or over pixels where the encoder is trained."""
-    encoder, tokenizer, dataset = resources.encoder, resources.tokenizer, resources.dataset
-    empty = [split for split in (TRAIN, VALIDATION) if not len(dataset[split])]
+    """The captioning task over cached features, over pixels where the encoder is trained, or over a stream of either.
+
+    Args:
+        settings: what to build.
+        resources: what to build it from.
+        rank: number of this process.
+        processes: number of processes, which share every batch out.
+    """
+    dataset, shards = resources.dataset, resources.shards
+    splits = (VALIDATION,) if shards else (TRAIN, VALIDATION)
+    empty = [split for split in splits if not len(dataset[split])]
     if empty:
         raise DataError(
             f"{dataset_folder(settings)} has no images in split {' and '.join(empty)}; "
             "give some images that split and prepare it again with --overwrite"
         )
-    if settings.encoder.trainable:
-        loaders = {split: PixelLoader(dataset, split, resources.processor) for split in (TRAIN, VALIDATION)}
-        views = 1
+    loaders, views = build_loaders(settings, resources, splits)
+    share = {"rank": rank, "processes": processes}
+    if shards:
+        train = build_stream(settings, resources, **share)
     else:
-        cache = open_features(settings, resources)
-        loaders = {split: feature_loader(cache, split) for split in (TRAIN, VALIDATION)}
-        views = cache.views(TRAIN)
-    shared = {
-        "start": tokenizer.start_id,
-        "end": tokenizer.end_id,
-        "max_length": settings.decoder.max_length,
-        "rank": rank,
-        "processes": processes,
-    }
-    train, validation = dataset[TRAIN], dataset[VALIDATION]
-    if settings.trainer.validation_images:
-        validation = validation.select(range(min(settings.trainer.validation_images, len(validation))))
-    model = build_model(
-        settings, encoder=encoder, vocabulary_size=len(tokenizer), cached=not settings.encoder.trainable
-    )
-    return CaptioningTask(
-        model,
-        train=CaptionBatches(
-            encode_captions(tokenizer, train["captions"]),
+        train = CaptionBatches(
+            encode_captions(resources.tokenizer, dataset[TRAIN]["captions"]),
             loaders[TRAIN],
             batch_images=settings.trainer.batch_images,
             captions_per_row=settings.trainer.captions_per_row,
             length_buckets=settings.trainer.length_buckets,
             views=views,
             seed=settings.trainer.seed,
-            **shared,
-        ),
+            **_captions_as(settings, resources.tokenizer),
+            **share,
+        )
+    validation = dataset[VALIDATION]
+    if settings.trainer.validation_images:
+        validation = validation.select(range(min(settings.trainer.validation_images, len(validation))))
+    model = build_model(
+        settings,
+        encoder=resources.encoder,
+        vocabulary_size=len(resources.tokenizer),
+        cached=not settings.encoder.trainable,
+    )
+    return CaptioningTask(
+        model,
+        train=train,
         validation=CaptionBatches(
-            encode_captions(tokenizer, validation["captions"]),
+            encode_captions(resources.tokenizer, validation["captions"]),
             loaders[VALIDATION],
-            batch_images=settings.decoding.batch_size,
+            batch_images=settings.decoding.batch_size * processes,
             shuffle=False,
-            **{**shared, "rank": 0, "processes": 1},
+            **_captions_as(settings, resources.tokenizer),
+            **share,
         ),
         references=list(validation["captions"]),
-        image_ids=list(train["image_id"]),
-        tokenizer=tokenizer,
+        image_ids=None if shards else list(dataset[TRAIN]["image_id"]),
+        tokenizer=resources.tokenizer,
         settings=settings.task,
         decoding=settings.decoding,
+    )
+
+
+def _captions_as(settings: Settings, tokenizer: CaptionTokenizer) -> dict[str, int]:
+    """How captions stand in a batch."""
+    return {"start": tokenizer.start_id, "end": tokenizer.end_id, "max_length": settings.decoder.max_length}
+
+
+def build_loaders(
+    settings: Settings, resources: Resources, splits: Sequence[str]
+) -> tuple[dict[str, ImageLoader], int]:
+    """What reads the images of these splits, and how many views of a training image there are."""
+    if settings.encoder.trainable:
+        return {split: PixelLoader(resources.dataset, split, resources.processor) for split in splits}, 1
+    cache = open_features(settings, resources, splits)
+    return {split: feature_loader(cache, split) for split in splits}, settings.encoder.views
+
+
+def build_stream(settings: Settings, resources: Resources, *, rank: int, processes: int) -> StreamBatches:
+    """The training batches of shards: pixels where the encoder is trained, else features, made as the images come."""
+    encode = None if settings.encoder.trainable else frozen_encode(settings, resources.encoder)
+    return StreamBatches(
+        resources.shards,
+        resources.tokenizer,
+        resources.processor,
+        # Training cannot use a tensor of inference mode itself.
+        encode=encode and (lambda pixels: encode(pixels).float().clone()),
+        max_length=settings.decoder.max_length,
+        batch_images=settings.trainer.batch_images,
+        captions_per_row=settings.trainer.captions_per_row,
+        length_buckets=settings.trainer.length_buckets,
+        shuffle_buffer=settings.data.shuffle_buffer,
+        views=settings.encoder.views,
+        seed=settings.trainer.seed,
+        rank=rank,
+        processes=processes,
     )
 
 
@@ -177,8 +240,22 @@ def encode_captions(tokenizer: CaptionTokenizer, captions: Sequence[Sequence[str
     return [[next(flat) for _ in image] for image in captions]
 
 
-def open_features(settings: Settings, resources: Resources) -> FeatureCache:
-    """The feature cache of the frozen encoder, built or completed where it is not whole."""
+def frozen_encode(settings: Settings, encoder: ImageEncoder) -> Callable[[Tensor], Tensor]:
+    """A function from pixels to the features of the frozen encoder, both on the CPU, for any thread."""
+    gpu = torch.cuda.is_available() and settings.trainer.device != "cpu"
+    # By its number: another thread's current GPU is the first one, whichever this process has.
+    device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    encoder.to(device)
+    fast = fast_encode(encoder)
+
+    def encode(pixels: Tensor) -> Tensor:
+        return fast(pixels.to(device)).cpu()
+
+    return encode
+
+
+def open_features(settings: Settings, resources: Resources, splits: Sequence[str]) -> FeatureCache:
+    """The feature cache of the frozen encoder, built or completed where these splits are not whole in it."""
     encoder = resources.encoder
     recipe = FeatureRecipe(
         encoder=encoder_fingerprint(encoder),
@@ -186,21 +263,13 @@ def open_features(settings: Settings, resources: Resources) -> FeatureCache:
         dataset=resources.manifest["fingerprint"],
         views=settings.encoder.views,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.device != "cpu" else "cpu")
-    encoder.to(device)
-
-    fast = fast_encode(encoder)
-
-    def encode(pixels: Tensor) -> Tensor:
-        return fast(pixels.to(device)).cpu()
-
     return build_features(
         resources.dataset,
         dataset_folder(settings) / "features",
         recipe,
-        encode=encode,
+        encode=frozen_encode(settings, encoder),
         process=resources.processor,
-        splits=(TRAIN, VALIDATION),
+        splits=splits,
     )
 
 

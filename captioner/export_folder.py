@@ -34,7 +34,9 @@ from captioner.models.encoders import (
     load_encoder,
 )
 from captioner.models.image_processors import ImageProcessor
-from captioner.settings import DataSettings, Settings, TrainerSettings, settings_from_dict, settings_to_dict
+from captioner.settings import DataSettings, Settings, TrainerSettings
+from captioner.settings_checks import check_settings
+from captioner.settings_json import settings_from_dict, settings_to_dict
 
 EXPORT_FORMAT = 1  # raised when what an export holds changes
 CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, TRAINING_IMAGES, CARD = (
@@ -194,7 +196,7 @@ def read_export(folder: Path) -> ExportParts:
         )
     try:
         settings = settings_from_dict(config["settings"])
-        settings.check()
+        check_settings(settings)
         bundled, fingerprint, vocabulary_size = (
             config[key] for key in ("encoder", "encoder_fingerprint", "vocabulary_size")
         )

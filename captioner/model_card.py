@@ -4,6 +4,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from captioner.decoding.describe import describe_decoding
 from captioner.evaluation.model_index import eval_results
 from captioner.settings import DecodingSettings, Settings
 
@@ -122,15 +123,3 @@ def _cell(content: dict[str, Any], name: str) -> str:
         return ""
     interval = content.get("confidence_intervals", {}).get(name)
     return f"{content['metrics'][name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-
-
-def describe_decoding(decoding: DecodingSettings) -> str:
-    """The settings that decide a caption, in one line."""
-    parts = [
-        "greedy" if decoding.beams == 1 else f"beam search, {decoding.beams} beams",
-        f"length penalty {decoding.length_penalty:g}",
-        f"{decoding.min_length} to {decoding.max_length} tokens",
-    ]
-    if decoding.no_repeat_ngram:
-        parts.append(f"no repeated {decoding.no_repeat_ngram}-grams")
-    return ", ".join(parts)

@@ -31,7 +31,7 @@ SCENES = Settings(
     data=DataSettings(name="scenes"),
     tokenizer=TokenizerSettings(vocabulary_size=512),
     # A small convolutional network sees shapes and colours after a thousand steps; a Transformer needs far more.
-    encoder=EncoderSettings(name="resnet-small", config=SMALL_RESNET, image_size=64, trainable=True),
+    encoder=EncoderSettings(name="resnet-small", config=SMALL_RESNET, image_size=56, trainable=True),
     projection=ProjectionSettings(kind="linear", positions=True),
     decoder=DecoderSettings(width=128, layers=2, heads=8, feedforward=2, dropout=0.0, max_length=40),
     task=TaskSettings(label_smoothing=0.0),
@@ -39,7 +39,17 @@ SCENES = Settings(
     schedule=ScheduleSettings(warmup=0.05),
     # An encoder that begins with random weights learns from each pass of an image: every caption gets one of its own.
     # Its batch normalisation wants mixed batches: the longer the caption, the more objects the picture has.
-    trainer=TrainerSettings(epochs=3, batch_images=32, captions_per_row=1, length_buckets=False, log_every=25),
+    # Its operations are too small to share: a second thread saves a tenth on an idle machine, and on a busy one costs
+    # much.
+    trainer=TrainerSettings(
+        epochs=3,
+        max_steps=1500,
+        batch_images=32,
+        captions_per_row=1,
+        length_buckets=False,
+        threads=1,
+        log_every=25,
+    ),
     decoding=DecodingSettings(beams=3, no_repeat_ngram=0, length_penalty=1.0, max_length=40, batch_size=100),
 )
 
@@ -47,14 +57,15 @@ FLICKR8K = Settings(
     data=DataSettings(name="flickr8k"),
     # 30,000 captions teach few rare words; a small vocabulary shares them and makes the output layer cheap.
     tokenizer=TokenizerSettings(vocabulary_size=3000),
-    # The mirror image doubles the 6,000 training images at the price of one more encoding.
-    encoder=EncoderSettings(name="google/mobilenet_v2_1.0_224", views=2),
+    # The mirror image and two random crops make 24,000 training images of 6,000; with the mirror image alone, the
+    # validation CIDEr stayed 0.02 lower.
+    encoder=EncoderSettings(name="google/mobilenet_v2_1.0_224", views=4),
     projection=ProjectionSettings(kind="linear", dropout=0.15, positions=True),
-    # Small, with much dropout and few epochs, because 6,000 images are soon learnt by heart: with dropout 0.2 and 18
-    # epochs the validation loss stood still from the ninth epoch on.
+    # Small and with much dropout, because 6,000 images are soon learnt by heart: with dropout 0.2 and two views the
+    # validation loss stood still from the ninth epoch on.
     decoder=DecoderSettings(width=256, layers=3, heads=4, feedforward=2, dropout=0.3, max_length=48),
-    optim=OptimSettings(lr=8e-4, weight_decay=0.1),
-    trainer=TrainerSettings(epochs=10, batch_images=32),
+    optim=OptimSettings(lr=8e-4, weight_decay=0.1, ema=0.998),
+    trainer=TrainerSettings(epochs=14, batch_images=32),
     decoding=DecodingSettings(beams=3, length_penalty=0.7, no_repeat_ngram=3, batch_size=64),
 )
 

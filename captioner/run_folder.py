@@ -10,25 +10,67 @@ from typing import Any
 
 import captioner
 from captioner.errors import CheckpointError, ConfigError
-from captioner.settings import Settings, settings_from_dict, settings_to_dict
+from captioner.settings import Settings
+from captioner.settings_json import changed_settings, settings_from_dict, settings_to_dict
 from captioner.training.checkpoint import list_checkpoints, names_step, write_text
 
 SETTINGS, BEST = "settings.json", "best"
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors")
 
 
-def write_settings(run: Path, settings: Settings, *, preset: str) -> None:
+FIXED = ("data.name", "data.splits", "tokenizer", "encoder", "projection", "decoder", "task.name")
+"""Groups and settings that make the network and its words: what was trained with others is of no use with these."""
+FREE = ("encoder.gradient_checkpointing", "projection.dropout", "decoder.dropout")
+"""Settings of these groups that change how a network is trained, and not what it is."""
+ORDER = (
+    *("data.streaming", "data.shuffle_buffer"),
+    *("trainer.batch_images", "trainer.captions_per_row", "trainer.length_buckets", "trainer.seed"),
+)
+"""Settings that decide what is in which batch: they can change between epochs only."""
+
+
+def check_resumable(before: Settings, after: Settings, *, position: int) -> None:
+    """Raise ConfigError with every setting that a run cannot go on with.
+
+    Args:
+        before: the run's settings.
+        after: those that it is to go on with.
+        position: batches of the current epoch already used.
+    """
+    changed = changed_settings(before, after)
+    fixed = [line for path, line in changed.items() if {path, path.split(".")[0]} & {*FIXED} and path not in FREE]
+    order = [line for path, line in changed.items() if path in ORDER and position]
+    problems = [
+        *(f"the run cannot go on with {line}; drop that, or start another with --trainer.run" for line in fixed),
+        *(f"the run cannot go on within an epoch with {line}; resume a step between epochs" for line in order),
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def write_settings(run: Path, settings: Settings, *, preset: str, resumed_at: int | None = None) -> None:
     """Record a run's settings, the versions, the git commit and the command line in ``settings.json``.
+
+    With ``resumed_at``, the step that the run goes on from, its first command line stays, and this one is added to its
+    ``resumed`` with what it changes in the settings.
 
     Raises OSError, for example when the disk is full, with an earlier settings.json untouched.
     """
+    command, resumed = shlex.join(sys.argv), []
+    if resumed_at is not None:
+        _, before = read_settings(run)
+        changed = [*changed_settings(before, settings).values()]
+        earlier = json.loads((run / SETTINGS).read_text())
+        resumed = [*earlier.get("resumed", []), {"step": resumed_at, "command": command, "changed": changed}]
+        command = earlier["command"]
     content = {
         "preset": preset,
         "settings": settings_to_dict(settings),
         "captioner_version": captioner.__version__,
         "versions": {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
         "commit": _git_commit(),
-        "command": shlex.join(sys.argv),
+        "command": command,
+        "resumed": resumed,
     }
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / SETTINGS, json.dumps(content, indent=2) + "\n")

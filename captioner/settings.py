@@ -1,18 +1,8 @@
-"""Every setting, its default and its one-line meaning; validation in one place.
+"""Every setting, its default and its one-line meaning; the docstring under each field becomes its ``--help``."""
 
-The dataclasses are frozen; ``Settings.check()`` collects every problem and raises them together. The docstring under
-each field becomes its ``--help``.
-"""
-
-import difflib
-import json
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin
-
-from captioner.errors import ConfigError
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 PROJECTION_KINDS = ("linear", "mlp", "bottleneck", "residual_mlp")
 TASK_NAMES = ("captioning",)
@@ -34,12 +24,18 @@ class DataSettings:
     """Folder of the source's files, for preparing the dataset where it is missing."""
     splits: Literal["standard", "all"] = "standard"
     """Train on the standard training split, or on all images of the source."""
+    streaming: str = ""
+    """Train from shards without preparing them: their folder, or a pattern of .parquet or .tar files."""
+    shuffle_buffer: int = 8192
+    """Images of a stream that are read and shuffled together, in each process."""
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
     """The BPE tokenizer, trained on the training captions."""
 
+    file: str = ""
+    """A tokenizer.json to use as it is; empty: train one."""
     vocabulary_size: int = 4000
     """Largest number of tokens, special ones included."""
     lowercase: bool = True
@@ -64,6 +60,8 @@ class EncoderSettings:
     """Side of the square input in pixels; 0: what the encoder's processor says."""
     trainable: bool = False
     """Train the encoder too; otherwise it is frozen and its features are cached."""
+    gradient_checkpointing: bool = False
+    """Compute a trainable encoder's activations twice instead of keeping them: much less memory, a third more time."""
     views: int = 1
     """Cached views of a training image: 1 the image, 2 also its mirror image, more add random crops."""
 
@@ -120,12 +118,16 @@ class OptimSettings:
     """Peak learning rate."""
     encoder_lr: float = 1e-5
     """Peak learning rate of a trainable encoder."""
+    layer_decay: float = 1.0
+    """Factor by which a trainable encoder's rate falls from each layer to the one before, such as 0.75; 1: none."""
     weight_decay: float = 0.05
     """Weight decay of matrices; biases, norms and embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's moment coefficients."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, such as 0.999, which is validated and exported; 0: no average."""
 
 
 @dataclass(frozen=True)
@@ -162,14 +164,22 @@ class TrainerSettings:
     """Batches whose gradients are summed for one step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the matrix products; auto: bf16 where the hardware multiplies it, else fp32."""
+    compile: bool = False
+    """Compile the network (torch.compile): minutes at the start, then faster steps on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    threads: int = 0
+    """CPU threads that share an operation; 0: torch's choice, one a core."""
     seed: int = 0
     """Seed of everything random."""
     validate_every: int = 1
     """Epochs between validations, each of which saves a checkpoint."""
     validation_images: int = 0
     """Validate on the first so many images; 0: all."""
+    patience: int = 0
+    """Stop after so many validations without a new best; 0: never."""
+    save_every: int = 0
+    """Steps between checkpoints beside those of the validations; 0: none."""
     keep: int = 2
     """Checkpoints kept beside the best."""
     log_every: int = 50
@@ -184,6 +194,20 @@ class DecodingSettings:
 
     beams: int = 3
     """Width of the beam; 1 decodes greedily."""
+    beam_groups: int = 1
+    """Groups of beams that avoid each other's words (diverse beam search); must divide the beams."""
+    diversity: float = 0.5
+    """With several groups: what a token costs that an earlier group has just taken."""
+    samples: int = 0
+    """Captions drawn at random for each image, instead of searching; 0 searches."""
+    temperature: float = 1.0
+    """For samples: below 1 likely tokens become likelier, above 1 less likely."""
+    top_k: int = 0
+    """For samples: draw from so many of the likeliest tokens; 0: from all."""
+    top_p: float = 1.0
+    """For samples: draw from the likeliest tokens that make up this probability."""
+    seed: int = 0
+    """For samples: seed of what is drawn, the same for every image."""
     length_penalty: float = 0.7
     """Scores are divided by length to this power."""
     max_length: int = 30
@@ -192,6 +216,16 @@ class DecodingSettings:
     """Shortest caption in tokens."""
     no_repeat_ngram: int = 3
     """No sequence of so many tokens occurs twice; 0 allows it."""
+    repetition_penalty: float = 1.0
+    """Log-probabilities of tokens that the caption has already are multiplied by this; 1 changes nothing."""
+    prefix: str = ""
+    """What every caption begins with, such as "a photo of"."""
+    banned_words: str = ""
+    """Words and phrases that no caption has, separated by commas."""
+    bad_endings: str = ""
+    """Words that no caption ends with, separated by commas, such as "a,an,the,of,in,on,with,and"."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """Arithmetic of the decoder; auto: bf16 where the hardware multiplies it, else fp32; int8 rounds weights."""
     batch_size: int = 32
     """Images decoded together."""
 
@@ -242,25 +276,6 @@ class Settings:
     hub: HubSettings = field(default_factory=HubSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
-    def check(self) -> None:
-        """Raise one ConfigError with every setting that is wrong or does not fit another, each with its remedy."""
-        values = dict(setting_values(self))
-        problems = [
-            f"{path}={value!r} is not {describe_type(kind)}"
-            for (path, value), kind in zip(values.items(), setting_types().values(), strict=True)
-            if not _has_type(value, kind)
-        ]
-        # Ranges mean nothing for a value of the wrong type.
-        problems = problems or [
-            *_range_problems(values),
-            *_name_problems(self),
-            *_encoder_problems(self.encoder),
-            *_length_problems(self),
-            *_head_problems(self.decoder),
-        ]
-        if problems:
-            raise ConfigError(*problems)
-
 
 def setting_types() -> dict[str, Any]:
     """Return the type of every setting by its path, as in ``{"optim.lr": float, …}``."""
@@ -272,188 +287,3 @@ def setting_values(settings: Settings) -> Iterator[tuple[str, Any]]:
     for path in setting_types():
         group, leaf = path.split(".")
         yield path, getattr(getattr(settings, group), leaf)
-
-
-def settings_to_dict(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return the settings as nested dictionaries that JSON can hold."""
-    return json.loads(json.dumps(asdict(settings)))
-
-
-def settings_from_dict(content: Mapping[str, Any]) -> Settings:
-    """Rebuild settings from ``settings_to_dict``'s dictionaries; settings that are not in them keep their defaults.
-
-    Raises ConfigError with every unknown name and every value of a wrong type.
-    """
-    types = setting_types()
-    groups = {group.name: group.type for group in fields(Settings)}
-    problems: list[str] = []
-    values: dict[str, dict[str, Any]] = {name: {} for name in groups}
-    for group, leaves in content.items():
-        if group not in groups:
-            problems.append(_unknown_setting(group, groups))
-        elif not isinstance(leaves, Mapping):
-            problems.append(f"{group}={leaves!r} is not a group of settings; it has {', '.join(_leaf_names(group))}")
-        else:
-            for leaf, value in leaves.items():
-                path = f"{group}.{leaf}"
-                value = tuple(value) if isinstance(value, list) else value
-                if path not in types:
-                    problems.append(_unknown_setting(path, types))
-                elif not _has_type(value, types[path]):
-                    problems.append(f"{path}={value!r} is not {describe_type(types[path])}")
-                else:
-                    values[group][leaf] = value
-    if problems:
-        raise ConfigError(*problems)
-    return Settings(**{name: kind(**values[name]) for name, kind in groups.items()})
-
-
-def settings_differences(before: Settings, after: Settings) -> list[str]:
-    """Return one line for every setting that differs, as in ``optim.lr: 0.0003 -> 0.001``."""
-    pairs = zip(setting_values(before), setting_values(after), strict=True)
-    return [f"{path}: {old!r} -> {new!r}" for (path, old), (_, new) in pairs if old != new]
-
-
-def nearest_name(name: str, names: Iterable[str]) -> str | None:
-    """Return the one of the names that a mistyped one most likely means, None where none is near."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
-
-
-def describe_type(kind: Any) -> str:
-    """Say in words what values a setting takes, as in ``a number`` or ``one of cosine, linear, constant``."""
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if get_origin(kind) is tuple:
-        return f"{len(get_args(kind))} numbers"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
-
-
-def _has_type(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_has_type, value, kinds))
-    if kind in (int, float):
-        return isinstance(value, int | kind) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _unknown_setting(path: str, known: Iterable[str]) -> str:
-    near = nearest_name(path, known)
-    remedy = f"did you mean {near}?" if near else "remove it"
-    return f"{path}: no such setting in this version of captioner; {remedy}"
-
-
-def _leaf_names(group: str) -> list[str]:
-    return [path.split(".")[1] for path in setting_types() if path.startswith(f"{group}.")]
-
-
-LEAST = {
-    "tokenizer.vocabulary_size": MINIMUM_VOCABULARY_SIZE,
-    "encoder.image_size": 0,
-    "encoder.views": 1,
-    "decoder.width": 1,
-    "decoder.layers": 1,
-    "decoder.heads": 1,
-    "decoder.feedforward": 1,
-    "decoder.max_length": 2,
-    "optim.weight_decay": 0,
-    "trainer.epochs": 1,
-    "trainer.max_steps": 0,
-    "trainer.batch_images": 1,
-    "trainer.captions_per_row": 0,
-    "trainer.gradient_accumulation": 1,
-    "trainer.seed": 0,
-    "trainer.validate_every": 1,
-    "trainer.validation_images": 0,
-    "trainer.keep": 1,
-    "trainer.log_every": 1,
-    "decoding.beams": 1,
-    "decoding.length_penalty": 0,
-    "decoding.max_length": 1,
-    "decoding.min_length": 0,
-    "decoding.no_repeat_ngram": 0,
-    "decoding.batch_size": 1,
-}
-ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm")
-BELOW_ONE = ("projection.dropout", "decoder.dropout", "task.label_smoothing")
-SHARES = ("schedule.warmup", "schedule.floor")
-
-
-def _range_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    # Written so that NaN, which compares false with everything, is a problem everywhere.
-    for path, least in LEAST.items():
-        if not least <= values[path] < math.inf:
-            fault = "too small" if values[path] < least else "no finite number"
-            yield f"{path}={values[path]} is {fault}; use {least} or more"
-    for path in ABOVE_ZERO:
-        if not 0 < values[path] < math.inf:
-            yield f"{path}={values[path]} is not above 0; the default is {DEFAULTS[path]}"
-    for path in BELOW_ONE:
-        if not 0 <= values[path] < 1:
-            yield f"{path}={values[path]} is not in [0, 1); the default is {DEFAULTS[path]}"
-    for path in SHARES:
-        if not 0 <= values[path] <= 1:
-            yield f"{path}={values[path]} is not a share in [0, 1]; the default is {DEFAULTS[path]}"
-    if not all(0 <= beta < 1 for beta in values["optim.betas"]):
-        yield f"optim.betas={values['optim.betas']} are not in [0, 1); the default is {DEFAULTS['optim.betas']}"
-
-
-def _name_problems(settings: Settings) -> Iterator[str]:
-    for path, name, needed in (("data.name", settings.data.name, True), ("trainer.run", settings.trainer.run, False)):
-        if name in (".", "..") or (needed and not name) or re.search(r"[/\\\0]", name):
-            folder = path.replace("name", "folder").replace("run", "folder")
-            yield f"{path}={name!r} is not a plain folder name; put the rest of the path into {folder}"
-    for path, name, names in (
-        ("projection.kind", settings.projection.kind, PROJECTION_KINDS),
-        ("task.name", settings.task.name, TASK_NAMES),
-    ):
-        if name not in names:
-            near = nearest_name(name, names)
-            yield f"{path}={name} is unknown; {f'did you mean {near}? ' if near else ''}known: {', '.join(names)}"
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", settings.trainer.device):
-        yield f"trainer.device={settings.trainer.device} is unknown; use auto, cpu, cuda, cuda:1 or mps"
-    if settings.hub.repo_id and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", settings.hub.repo_id):
-        yield f"hub.repo_id={settings.hub.repo_id} is no repository; use owner/name"
-    if settings.tracking.wandb and not settings.tracking.project:
-        yield "tracking.project is empty; name the Weights & Biases project"
-
-
-def _encoder_problems(encoder: EncoderSettings) -> Iterator[str]:
-    if not encoder.config:
-        if not encoder.name:
-            yield "encoder.name is empty; give a Hub id, a local folder, or encoder.config"
-        return
-    remedy = 'use one like {"model_type": "vit", "hidden_size": 64}'
-    try:
-        config = json.loads(encoder.config)
-    except json.JSONDecodeError as error:
-        yield f"encoder.config is not JSON ({error}); {remedy}"
-        return
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        yield f"encoder.config has no model_type; {remedy}"
-
-
-def _length_problems(settings: Settings) -> Iterator[str]:
-    longest, wanted = settings.decoder.max_length, settings.decoding.max_length
-    if wanted > longest:
-        yield f"decoding.max_length={wanted} is above decoder.max_length={longest}; lower the first or raise the second"
-    if settings.decoding.min_length > wanted:
-        yield f"decoding.min_length={settings.decoding.min_length} is above decoding.max_length={wanted}; lower it"
-
-
-def _head_problems(decoder: DecoderSettings) -> Iterator[str]:
-    width, heads = decoder.width, decoder.heads
-    if width < 1 or heads < 1:
-        return
-    # Rotary positions turn pairs of channels, so a head's size must be even.
-    unit = heads * 2 if decoder.positions == "rotary" else heads
-    if width % unit:
-        below, above = width // unit * unit, (width // unit + 1) * unit
-        nearest = f"{below} or {above}" if below else f"{above}"
-        even = " into even parts, which rotary positions need" if unit != heads else ""
-        yield f"decoder.width={width} is not divisible by heads={heads}{even}; use {nearest}"
-
-
-DEFAULTS = dict(setting_values(Settings()))

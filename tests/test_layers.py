@@ -12,7 +12,7 @@ PACKAGE = ROOT / "captioner"
 
 # From the top of the staircase down. ARCHITECTURE.md lists the same files in the same order, and says what each is for.
 STAIRCASE = """
-    __init__ errors settings progress
+    __init__ errors settings settings_checks settings_json progress
 
     data/images data/records data/encoded_images
     data/scene_model data/scene_backgrounds data/scene_sprites data/scene_captions data/scene_drawing data/scenes
@@ -21,12 +21,13 @@ STAIRCASE = """
     data/photo_names data/training_images
     data/tokenizer
     data/image_views data/feature_shards data/features
-    data/batches
+    data/batches data/shards data/streaming data/device_batches
 
-    models/encoder_files models/image_processors models/encoders
-    models/projections models/decoder models/captioner
+    models/encoder_files models/image_processors models/encoders models/fast_encoding
+    models/projections models/decoder models/packed_weights models/packed_decoder models/captioner
 
-    decoding
+    decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
+    decoding/generation
 
     evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
     evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
@@ -37,11 +38,12 @@ STAIRCASE = """
 
     losses
     tasks/base tasks/captioning
-    training/optim training/checkpoint training/tracking training/progress training/signals training/loop
+    training/device training/optim training/states training/checkpoint training/averaging training/tracking
+    training/progress training/signals training/processes training/loop
 
     run_folder build model_card export_folder api scoring publish presets
 
-    commands/shell commands/settings_arguments commands/caption_outputs
+    commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
     commands/prepare commands/tokenizer commands/evaluate commands/compare commands/train commands/caption commands/push
     commands/verbs
 """

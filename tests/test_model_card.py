@@ -3,7 +3,8 @@ from dataclasses import asdict, replace
 import pytest
 from huggingface_hub import ModelCard
 
-from captioner.model_card import describe_decoding, model_card
+from captioner.decoding.describe import describe_decoding
+from captioner.model_card import model_card
 from captioner.settings import (
     DataSettings,
     DecoderSettings,
@@ -138,7 +139,21 @@ def test_the_hub_reads_the_card(tmp_path):
         (BEAM, "beam search, 4 beams, length penalty 0.65, 1 to 21 tokens, no repeated 3-grams"),
         (
             DecodingSettings(beams=1, length_penalty=1.0, min_length=5, max_length=20, no_repeat_ngram=0),
-            "greedy, length penalty 1, 5 to 20 tokens",
+            "greedy, 5 to 20 tokens",
+        ),
+        (
+            DecodingSettings(beams=6, beam_groups=3, diversity=0.8, length_penalty=1.0, precision="int8"),
+            "diverse beam search, 6 beams in 3 groups, diversity 0.8, length penalty 1, 1 to 30 tokens, "
+            "no repeated 3-grams, int8",
+        ),
+        (
+            DecodingSettings(samples=1, temperature=0.7, no_repeat_ngram=0, prefix="a photo of", banned_words="cat"),
+            'one sample, temperature 0.7, seed 0, 1 to 30 tokens, prefix "a photo of", without "cat"',
+        ),
+        (
+            DecodingSettings(samples=4, top_k=20, top_p=0.9, seed=3, repetition_penalty=1.2, bad_endings="a,with"),
+            "the best of 4 samples, top-k 20, top-p 0.9, seed 3, length penalty 0.7, 1 to 30 tokens, "
+            'no repeated 3-grams, repetition penalty 1.2, not ending with "a,with"',
         ),
     ],
 )

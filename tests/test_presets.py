@@ -16,6 +16,7 @@ from captioner.data import scenes
 from captioner.evaluation import meteor
 from captioner.presets import PRESETS
 from captioner.settings import Settings
+from captioner.settings_checks import check_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +40,7 @@ def without_java(monkeypatch):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_sound(name):
-    PRESETS[name].check()
+    check_settings(PRESETS[name])
 
 
 def write_images(folder: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 import captioner
 from captioner.errors import CheckpointError, ConfigError
-from captioner.run_folder import check_free, newest_best, read_settings, run_of, write_settings
-from captioner.settings import Settings, settings_to_dict
+from captioner.run_folder import check_free, check_resumable, newest_best, read_settings, run_of, write_settings
+from captioner.settings import Settings
+from captioner.settings_json import settings_to_dict
 from captioner.training import checkpoint
 
 SETTINGS = replace(Settings(), optim=replace(Settings().optim, lr=0.25, betas=(0.5, 0.75)))
@@ -22,10 +23,60 @@ def test_settings_come_back_with_where_they_came_from(tmp_path, monkeypatch):
     write_settings(tmp_path / "runs" / "a", SETTINGS, preset="tiny")
     assert read_settings(tmp_path / "runs" / "a") == ("tiny", SETTINGS)
     content = json.loads((tmp_path / "runs" / "a" / "settings.json").read_text())
-    assert set(content) == {"preset", "settings", "captioner_version", "versions", "commit", "command"}
+    assert set(content) == {"preset", "settings", "captioner_version", "versions", "commit", "command", "resumed"}
     assert content["command"] == "train.py 'tiny preset' --optim.lr 0.25"
     assert content["captioner_version"] == captioner.__version__
     assert {"torch", "transformers"} <= set(content["versions"])
+
+
+def test_each_resumption_is_recorded_with_what_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "tiny"])
+    write_settings(tmp_path, SETTINGS, preset="tiny")
+    longer = replace(SETTINGS, trainer=replace(SETTINGS.trainer, epochs=99))
+    for step, settings in ((10, SETTINGS), (20, longer)):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(step)])
+        write_settings(tmp_path, settings, preset="tiny", resumed_at=step)
+    content = json.loads((tmp_path / "settings.json").read_text())
+    assert content["command"] == "train.py tiny"
+    assert content["resumed"] == [
+        {"step": 10, "command": "train.py --resume 10", "changed": []},
+        {"step": 20, "command": "train.py --resume 20", "changed": ["trainer.epochs: 20 -> 99"]},
+    ]
+    assert read_settings(tmp_path) == ("tiny", longer)
+
+
+def changed(**groups):
+    return replace(SETTINGS, **{name: replace(getattr(SETTINGS, name), **each) for name, each in groups.items()})
+
+
+def test_settings_that_a_run_cannot_go_on_with_are_all_named():
+    after = changed(decoder={"width": 256, "dropout": 0.3}, data={"name": "b"}, encoder={"trainable": True})
+    with pytest.raises(ConfigError) as refusal:
+        check_resumable(SETTINGS, after, position=0)
+    assert [problem.partition(";")[0] for problem in refusal.value.problems] == [
+        "the run cannot go on with data.name: 'scenes' -> 'b'",
+        "the run cannot go on with encoder.trainable: False -> True",
+        "the run cannot go on with decoder.width: 512 -> 256",
+    ]
+
+
+def test_what_makes_the_batches_can_change_between_epochs():
+    after = changed(trainer={"batch_images": 8})
+    check_resumable(SETTINGS, after, position=0)
+    message = "the run cannot go on within an epoch with trainer.batch_images: 32 -> 8; resume a step between epochs"
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        check_resumable(SETTINGS, after, position=3)
+
+
+def test_other_settings_can_change():
+    after = changed(
+        trainer={"epochs": 99, "precision": "fp32", "keep": 5, "gradient_accumulation": 4},
+        optim={"lr": 1e-5, "ema": 0.9},
+        tracking={"wandb": True},
+        decoder={"dropout": 0.5},
+        data={"folder": "elsewhere"},
+    )
+    check_resumable(SETTINGS, after, position=3)
 
 
 def git(folder, *arguments):

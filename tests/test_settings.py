@@ -6,18 +6,9 @@ from dataclasses import replace
 import pytest
 
 from captioner.errors import ConfigError
-from captioner.settings import (
-    LEAST,
-    MINIMUM_VOCABULARY_SIZE,
-    Settings,
-    describe_type,
-    nearest_name,
-    setting_types,
-    setting_values,
-    settings_differences,
-    settings_from_dict,
-    settings_to_dict,
-)
+from captioner.settings import MINIMUM_VOCABULARY_SIZE, Settings, setting_types, setting_values
+from captioner.settings_checks import LEAST, check_settings, describe_type, nearest_name
+from captioner.settings_json import changed_settings, settings_from_dict, settings_to_dict
 
 
 def change(**values: object) -> Settings:
@@ -30,7 +21,7 @@ def change(**values: object) -> Settings:
 
 
 def test_default_settings_are_right():
-    Settings().check()
+    check_settings(Settings())
 
 
 @pytest.mark.parametrize(
@@ -52,6 +43,15 @@ def test_default_settings_are_right():
         ({"optim__weight_decay": float("nan")}, "optim.weight_decay=nan is no finite number; use 0 or more"),
         ({"decoder__dropout": 1.0}, "decoder.dropout=1.0 is not in [0, 1); the default is 0.1"),
         ({"task__label_smoothing": -0.1}, "task.label_smoothing=-0.1 is not in [0, 1); the default is 0.1"),
+        (
+            {"optim__layer_decay": 0.0},
+            "optim.layer_decay=0.0 is not in (0, 1]; use 1 for the same rate in all layers",
+        ),
+        (
+            {"encoder__gradient_checkpointing": True},
+            "encoder.gradient_checkpointing saves nothing with a frozen encoder; drop it or set encoder.trainable",
+        ),
+        ({"optim__ema": 1.0}, "optim.ema=1.0 is not in [0, 1); the default is 0.0"),
         ({"schedule__warmup": 1.5}, "schedule.warmup=1.5 is not a share in [0, 1]; the default is 0.05"),
         ({"schedule__kind": "cosin"}, "schedule.kind='cosin' is not one of cosine, linear, constant"),
         ({"trainer__overwrite": 1}, "trainer.overwrite=1 is not true or false"),
@@ -86,23 +86,23 @@ def test_default_settings_are_right():
 )
 def test_wrong_value_is_named_with_its_remedy(changes, problem):
     with pytest.raises(ConfigError) as caught:
-        change(**changes).check()
+        check_settings(change(**changes))
     assert caught.value.problems == (problem,)
 
 
 def test_encoder_config_with_a_trailing_comma_is_told():
     with pytest.raises(ConfigError, match=r"encoder\.config is not JSON \(.*line 1 column \d+.*\); use one like"):
-        change(encoder__config='{"model_type": "vit",}').check()
+        check_settings(change(encoder__config='{"model_type": "vit",}'))
 
 
 def test_tracking_needs_a_project():
     with pytest.raises(ConfigError, match=r"tracking\.project is empty"):
-        change(tracking__wandb=True, tracking__project="").check()
+        check_settings(change(tracking__wandb=True, tracking__project=""))
 
 
 def test_all_problems_are_raised_at_once():
     with pytest.raises(ConfigError) as caught:
-        change(decoder__width=500, optim__lr=-1.0, data__name="a/b", trainer__epochs=0).check()
+        check_settings(change(decoder__width=500, optim__lr=-1.0, data__name="a/b", trainer__epochs=0))
     named = [problem.split("=")[0] for problem in caught.value.problems]
     assert sorted(named) == ["data.name", "decoder.width", "optim.lr", "trainer.epochs"]
     assert "\n" not in str(caught.value)
@@ -114,9 +114,9 @@ def test_every_least_value_is_allowed_and_one_below_is_not(path):
     # Values that depend on others: a width of one has one head, and decoding may not outrun the decoder.
     others = {"decoder__heads": 1, "decoding__max_length": 2, "decoding__min_length": 0} if leaf != "max_length" else {}
     others |= {"decoding__max_length": 1, "decoding__min_length": 0} if leaf == "max_length" else {}
-    change(**(others | {f"{group}__{leaf}": LEAST[path]})).check()
+    check_settings(change(**(others | {f"{group}__{leaf}": LEAST[path]})))
     with pytest.raises(ConfigError, match=rf"{leaf}={LEAST[path] - 1} is too small; use {LEAST[path]} or more"):
-        change(**(others | {f"{group}__{leaf}": LEAST[path] - 1})).check()
+        check_settings(change(**(others | {f"{group}__{leaf}": LEAST[path] - 1})))
 
 
 def test_settings_survive_json():
@@ -143,7 +143,7 @@ def test_unknown_names_and_wrong_types_in_a_file_are_all_told():
         "decoder.widht: no such setting in this version of captioner; did you mean decoder.width?",
         "decoder.heads='8' is not a whole number",
         "decoder.positions='sinusoidal' is not one of learned, rotary",
-        "optim=3 is not a group of settings; it has lr, encoder_lr, weight_decay, betas, clip_norm",
+        "optim=3 is not a group of settings; it has lr, encoder_lr, layer_decay, weight_decay, betas, clip_norm, ema",
         "data.zzz: no such setting in this version of captioner; remove it",
     )
 
@@ -153,8 +153,8 @@ def test_whole_numbers_are_numbers_in_a_file():
 
 
 def test_differences_name_old_and_new_values():
-    assert settings_differences(Settings(), Settings()) == []
-    assert settings_differences(Settings(), change(optim__lr=0.001, data__name="flickr8k")) == [
+    assert changed_settings(Settings(), Settings()) == {}
+    assert list(changed_settings(Settings(), change(optim__lr=0.001, data__name="flickr8k")).values()) == [
         "data.name: 'scenes' -> 'flickr8k'",
         "optim.lr: 0.0003 -> 0.001",
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.caption_outputs import Captioned, CsvOutput, JsonLinesOutput, open_output
+from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import CheckpointError, ConfigError, ImageError
 
@@ -44,7 +45,6 @@ def _parser() -> CommandParser:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE|FOLDER|-", help="files, folders, or - for an image on stdin")
     add("--model", help="export, run or Hub id (default: the newest best/ under checkpoints/)")
-    add("--beams", type=int, metavar="N", help="width of the beam, 1 for greedy (default: the model's)")
     add("--candidates", type=int, default=1, metavar="N", help="captions an image, best first")
     add("--batch-size", type=int, metavar="N", help=f"images captioned together (default: {OPENED_TOGETHER})")
     add("--json", action="store_true", help="print a JSON object a line, with confidence")
@@ -55,6 +55,7 @@ def _parser() -> CommandParser:
         help="write each caption to a .txt beside its image; images with one are skipped",
     )
     add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_decoding_flags(parser, leave_out=["batch_size"], shown=["beams", "samples", "prefix"])
     return parser
 
 
@@ -182,7 +183,9 @@ def caption_files(captioner: "Captioner", paths: Sequence[str], options: Any) ->
             opened = list(pool.map(_open, chunk))
             images = [image for image in opened if not isinstance(image, ImageError)]
             found = iter(
-                captioner.caption(images, beams=options.beams, candidates=options.candidates, batch_size=size)
+                captioner.caption(
+                    images, candidates=options.candidates, **{**given_decoding(options), "batch_size": size}
+                )
                 if images
                 else []
             )

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
+from captioner.settings_checks import check_settings
 
 if TYPE_CHECKING:
     from captioner.api import Captioner
@@ -22,8 +24,7 @@ EXAMPLES = """examples:
   captioner evaluate me/captioner --data data/flickr8k --beams 5 --output scores.json
   captioner evaluate --predictions theirs.json --references dataset_flickr30k.json --output theirs-scores.json
 """
-DECODING = ("beams", "length_penalty", "max_length", "batch_size")
-MODEL_ONLY = (*DECODING, "data", "limit", "examples", "allow_overlap", "update_card")
+MODEL_ONLY = ("data", "limit", "examples", "allow_overlap", "update_card")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,11 +53,7 @@ def _parser() -> CommandParser:
         help="what to compare predictions with: COCO annotations, a Karpathy JSON or a prepared dataset's folder",
     )
     parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
-    parser.add_argument("--seed", type=int, default=0, help="of the confidence intervals (default: 0)")
-    parser.add_argument("--beams", type=int, help="width of the beam, 1 for greedy (default: the export's)")
-    parser.add_argument("--length-penalty", type=float, help="exponent of the length (default: the export's)")
-    parser.add_argument("--max-length", type=int, help="longest caption in tokens (default: the export's)")
-    parser.add_argument("--batch-size", type=int, help="images decoded together (default: the export's)")
+    parser.add_argument("--bootstrap-seed", type=int, default=0, help="of the confidence intervals (default: 0)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images (default: all)")
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
     parser.add_argument("--examples", metavar="FILE.png", help="draw the best, median and worst captions with images")
@@ -67,6 +64,7 @@ def _parser() -> CommandParser:
         action="store_true",
         help="score other images than the published split has, or only the predicted ones; the result says so",
     )
+    add_decoding_flags(parser)
     return parser
 
 
@@ -82,7 +80,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError("name a model, or --predictions with --references; see captioner evaluate --help")
     if bool(options.predictions) != bool(options.references):
         raise ConfigError("--predictions and --references belong together; give both")
-    if options.predictions and (given := [name for name in MODEL_ONLY if getattr(options, name)]):
+    given = [*given_decoding(options), *(name for name in MODEL_ONLY if getattr(options, name))]
+    if options.predictions and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} needs a model; leave it out with --predictions")
     for path in filter(None, (options.output, options.examples)):
         if Path(path).is_dir():
@@ -91,8 +90,8 @@ def _check_options(options: argparse.Namespace) -> None:
             raise ConfigError(f"{path}: there is no folder {Path(path).parent}; make it first")
     if options.limit < 0:
         raise ConfigError(f"--limit {options.limit}: use 1 or more, or leave it out for all images")
-    if options.seed < 0:
-        raise ConfigError(f"--seed {options.seed}: use 0 or more")
+    if options.bootstrap_seed < 0:
+        raise ConfigError(f"--bootstrap-seed {options.bootstrap_seed}: use 0 or more")
     if options.examples and "CIDEr-D" not in _metrics(options):
         raise ConfigError("--examples are picked by CIDEr-D: have it among --metrics")
     if options.limit and options.update_card:
@@ -117,7 +116,7 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
         scored,
         describe_set(scored, of=part),
         metrics=metrics,
-        seed=options.seed,
+        seed=options.bootstrap_seed,
         notes={"predictions": options.predictions, "training_overlap": "not checked: no model"},
     )
     _report(evaluation, options, model=Path(options.predictions).stem)
@@ -152,7 +151,7 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         decoding=decoding,
         limit=options.limit,
         metrics=metrics,
-        seed=options.seed,
+        seed=options.bootstrap_seed,
         notes=notes,
     )
     _report(evaluation, options, model=captioner.settings.trainer.run or options.model)
@@ -176,9 +175,8 @@ def _metrics(options: argparse.Namespace) -> Sequence[str]:
 
 def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettings:
     """The export's decoding settings with those of the command line over them."""
-    changes = {name: getattr(options, name) for name in DECODING if getattr(options, name) is not None}
-    changed = replace(settings, decoding=replace(settings.decoding, **changes))
-    changed.check()
+    changed = replace(settings, decoding=replace(settings.decoding, **given_decoding(options)))
+    check_settings(changed)
     return changed.decoding
 
 
@@ -216,7 +214,7 @@ def format_evaluation(evaluation: "Evaluation") -> str:
     """The scores of a set as lines of text, each with its 95 % interval; the images and the decoding above them."""
     decoding = ""
     if evaluation.decoding:
-        from captioner.model_card import describe_decoding
+        from captioner.decoding.describe import describe_decoding
 
         decoding = f", {describe_decoding(evaluation.decoding)}"
     split = f"{evaluation.split}: " if evaluation.split else ""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from captioner.errors import ConfigError
-from captioner.settings import Settings, describe_type, nearest_name, setting_types, setting_values
+from captioner.settings import Settings, setting_types, setting_values
+from captioner.settings_checks import check_settings, describe_type, nearest_name
 
 DEFAULT_PRESET = "scenes"
 
@@ -65,7 +66,7 @@ def parse_settings(
     if {"-h", "--help"} & set(arguments):
         _print_help(default, preset=preset, presets=presets, prog=prog, texts=(description, examples), extra=extra)
     settings = _parse_with_tyro(arguments, default=default, prog=prog, extra=extra, presets=presets)
-    settings.check()
+    check_settings(settings)
     return preset, settings, flags
 
 

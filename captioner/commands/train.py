@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ EXAMPLES = (
     "flickr8k --data.root FOLDER",
     "flickr30k-clip --trainer.epochs 20 --optim.lr 2e-4",
     "flickr30k-clip --resume checkpoints/flickr30k-clip",
+    "flickr30k-clip --resume auto",
 )
+AUTO = "auto"
 
 
 def main(
@@ -41,31 +44,45 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
     from captioner.run_folder import read_settings, run_of
 
     extra = ExtraFlags()
-    extra.add_argument("--resume", metavar="PATH", help="go on with this run, or from this step of it")
-    preset, settings, flags = parse_settings(
+    extra.add_argument(
+        "--resume", metavar="PATH", help="go on with this run, or from this step of it; auto: with the one there is"
+    )
+    parse = partial(
+        parse_settings,
         argv,
         presets=presets or PRESETS,
         prog=prog,
         description=DESCRIPTION,
         examples=EXAMPLES,
         extra=extra,
-        base=_resumed_settings,
     )
+    preset, settings, flags = parse(base=lambda flags: _resumed_settings(flags.resume))
     resume = Path(flags.resume) if flags.resume else None
+    if flags.resume == AUTO and (resume := _find_run(settings, preset)):
+        preset, settings, _ = parse(base=_resumed_settings(resume))
     if resume:  # the run's own, whatever was named
         preset, _ = read_settings(run_of(resume))
     if not settings.trainer.run:
         settings = replace(settings, trainer=replace(settings.trainer, run=preset))
-    return Training(settings, preset=preset, prog=prog).run(resume)
+    return Training(settings, preset=preset, prog=prog, automatic=flags.resume == AUTO).run(resume)
 
 
-def _resumed_settings(flags: Any) -> Settings | None:
+def _find_run(settings: Settings, preset: str) -> Path | None:
+    """The run of these settings' name, where it has a checkpoint to go on from, whole or not."""
+    from captioner.training.checkpoint import clear_leftovers, list_checkpoints
+
+    run = Path(settings.trainer.folder) / (settings.trainer.run or preset)
+    clear_leftovers(run)
+    return run if list_checkpoints(run) else None
+
+
+def _resumed_settings(resume: str | Path | None) -> Settings | None:
     """A resumed run's own settings, over which the command line's go."""
     from captioner.run_folder import read_settings, run_of
 
-    if not flags.resume:
+    if not resume or resume == AUTO:
         return None
-    run = run_of(Path(flags.resume))
+    run = run_of(Path(resume))
     _, settings = read_settings(run)
     return replace(settings, trainer=replace(settings.trainer, run=run.name, folder=str(run.parent), overwrite=False))
 
@@ -73,65 +90,87 @@ def _resumed_settings(flags: Any) -> Settings | None:
 class Training:
     """One training run, from its settings to its evaluated export."""
 
-    def __init__(self, settings: Settings, *, preset: str, prog: str) -> None:
+    def __init__(self, settings: Settings, *, preset: str, prog: str, automatic: bool = False) -> None:
+        """Prepare a run; an ``automatic`` one may begin in the folder that a killed one left."""
         self.settings, self.preset, self.prog = settings, preset, prog
+        self.automatic = automatic
         self.folder = Path(settings.trainer.folder) / settings.trainer.run
         self.best = self.folder / "best"
 
     def run(self, resume: Path | None) -> int:
         from captioner.build import build_task, gather_resources
-        from captioner.run_folder import check_free
-        from captioner.training.checkpoint import find_checkpoint, load_module_state, read_tensors
-        from captioner.training.loop import InterruptedTrainingError, build_accelerator
+        from captioner.run_folder import check_free, check_resumable, read_settings, run_of
+        from captioner.training.checkpoint import clear_leftovers, find_checkpoint, names_step, read_tensors
+        from captioner.training.device import build_accelerator
+        from captioner.training.processes import Processes
+        from captioner.training.signals import InterruptedTrainingError
+        from captioner.training.states import load_module_state
 
-        found = find_checkpoint(resume) if resume else None
-        if not resume and not self.settings.trainer.overwrite:
-            check_free(self.folder)
         accelerator = build_accelerator(self.settings)
-        seed_everything(self.settings.trainer.seed)
-        resources = gather_resources(self.settings, tokenizer_path=self.folder / "tokenizer.json" if resume else None)
-        task = build_task(self.settings, resources, rank=accelerator.process_index, processes=accelerator.num_processes)
-        if not resume:  # only now, when all that the new run needs is there, the old one may go
-            shutil.rmtree(self.folder, ignore_errors=True)
+        processes = Processes(accelerator)
+        processes.quieten()
+        found = None
+        if resume:
+            run = run_of(resume)
+            processes.one_after_another(lambda: clear_leftovers(run))
+            found = find_checkpoint(resume if names_step(resume) else run)
+            check_resumable(read_settings(run)[1], self.settings, position=found[1]["position"])
+        elif not (self.automatic or self.settings.trainer.overwrite):
+            check_free(self.folder)
+        tokenizer_path = self.folder / "tokenizer.json" if resume else None
+
+        def build() -> "tuple[Resources, CaptioningTask]":
+            seed_everything(self.settings.trainer.seed)
+            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
+            return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+
+        resources, task = processes.one_after_another(build)
         if found:  # settings that do not fit the weights are refused before they are recorded
             load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
-        self._record(resources)
-        self._announce(task, resources, accelerator)
+        if processes.is_main:
+            if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._record(resources, resumed_at=found[1]["step"] if found else None)
+            self._announce(task, accelerator)
         try:
             self._fit(task, resources, accelerator, found)
         except InterruptedTrainingError as stopped:
-            _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
+            if processes.is_main:
+                _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
             return 130 if stopped.signal == 2 else 0
-        return self._finish(resources) if accelerator.is_main_process else 0
+        finally:
+            processes.part()
+        return self._finish(resources) if processes.is_main else 0
 
-    def _record(self, resources: "Resources") -> None:
+    def _record(self, resources: "Resources", *, resumed_at: int | None) -> None:
         from captioner.run_folder import write_settings
 
-        write_settings(self.folder, self.settings, preset=self.preset)
+        write_settings(self.folder, self.settings, preset=self.preset, resumed_at=resumed_at)
         resources.tokenizer.save(self.folder / "tokenizer.json")
 
-    def _announce(self, task: "CaptioningTask", resources: "Resources", accelerator: Any) -> None:
-        dataset, trainer = resources.dataset, self.settings.trainer
-        pairs = sum(map(len, dataset["train"]["captions"]))
+    def _announce(self, task: "CaptioningTask", accelerator: Any) -> None:
+        trainer = self.settings.trainer
         parameters = sum(parameter.numel() for parameter in task.module.parameters() if parameter.requires_grad)
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         _say(
-            f"Training {self.folder} on {len(dataset['train']):,} images with {pairs:,} captions: "
+            f"Training {self.folder} on {task.describe_data()}: "
             f"{parameters / 1e6:.2f} M trained parameters, {trainer.epochs} epochs of {task.batches_per_epoch()} "
             f"batches (padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
-        from captioner.settings import settings_to_dict
+        from captioner.settings_json import settings_to_dict
         from captioner.training.loop import fit
-        from captioner.training.tracking import open_trackers
+        from captioner.training.tracking import Trackers, open_trackers
 
-        trackers = open_trackers(
-            self.settings.tracking,
-            run=self.folder,
-            config=settings_to_dict(self.settings),
-            resume_step=found[1]["step"] if found else 0,
-        )
+        trackers = Trackers([])
+        if accelerator.is_main_process:
+            trackers = open_trackers(
+                self.settings.tracking,
+                run=self.folder,
+                config=settings_to_dict(self.settings),
+                resume_step=found[1]["step"] if found else 0,
+            )
         try:
             fit(
                 task,
@@ -175,7 +214,13 @@ class Training:
             evaluation = evaluate_captioner(captioner, resources.dataset, split, manifest=resources.manifest)
             captioner.metrics[split] = evaluation.summary()
             print(format_evaluation(evaluation))
-        export(captioner, self.best)
+        try:
+            export(captioner, self.best)
+        except OSError as error:
+            raise CheckpointError(
+                f"the test figures could not be written to {self.best} ({error.strerror or error}); "
+                f"free some space and go on with: {self.prog} {self.preset} --resume {self.folder}"
+            ) from error
         self._show_caption(captioner, resources)
         if self.settings.hub.repo_id:
             address = push(self.best, self.settings.hub.repo_id, private=self.settings.hub.private)

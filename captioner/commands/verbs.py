@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"captioner {captioner.__version__}")
         return 0
     if verb not in VERBS:
-        from captioner.settings import nearest_name
+        from captioner.settings_checks import nearest_name
 
         near = nearest_name(verb, VERBS)
         offer = f"did you mean {near}? " if near else ""

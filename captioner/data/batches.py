@@ -5,9 +5,10 @@ and no padding stands between captions. Images with about the same number of cap
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ IGNORED = -100
 PADDING_SEGMENT = -1
 BUCKET_BATCHES = 50  # so many batches are sorted by length together: enough to fit, few enough to stay random
 
+Item = TypeVar("Item")
 Row = tuple[int, tuple[int, ...]]
 """One row of a batch: an image's row in the dataset and the numbers of its captions."""
 
@@ -37,13 +39,18 @@ class CaptionBatch:
     """The number of the token's caption in its row [images, length], PADDING_SEGMENT for padding."""
     targets: Tensor
     """The token that follows [images, length], IGNORED for padding."""
-    rows: tuple[int, ...]
-    """Rows of the dataset, for naming a batch's images."""
+    rows: tuple[int | str, ...]
+    """Rows of the dataset, or in a stream the images' names, for naming a batch's images."""
 
     @property
     def pairs(self) -> int:
         """Number of image-caption pairs."""
         return int((self.positions == 0).logical_and(self.segments != PADDING_SEGMENT).sum())
+
+    def emptied(self) -> "CaptionBatch":
+        """The same tensors with nothing to predict and no images to name: they weigh nothing."""
+        segments, targets = torch.full_like(self.segments, PADDING_SEGMENT), torch.full_like(self.targets, IGNORED)
+        return replace(self, segments=segments, targets=targets, rows=())
 
     def to(self, device: torch.device) -> "CaptionBatch":
         """The same batch on another device."""
@@ -89,8 +96,32 @@ def _pack_image(
     return tokens, positions, segments, targets
 
 
+def plan_batches(
+    rows: list[Item], *, size: int, order: random.Random, length: Callable[[Item], int] | None
+) -> list[list[Item]]:
+    """Shuffle rows in place and cut them into batches.
+
+    Args:
+        rows: what to share out.
+        size: rows of a batch.
+        order: decides the order of rows and batches.
+        length: where given, rows of like length share a batch.
+    """
+    order.shuffle(rows)
+    if length is None:
+        return [rows[place : place + size] for place in range(0, len(rows), size)]
+    batches: list[list[Item]] = []
+    for place in range(0, len(rows), BUCKET_BATCHES * size):
+        bucket = sorted(rows[place : place + BUCKET_BATCHES * size], key=length)
+        batches += [bucket[first : first + size] for first in range(0, len(bucket), size)]
+    order.shuffle(batches)
+    return batches
+
+
 class CaptionBatches:
     """The batches of a split, in the same order whenever asked for the same epoch."""
+
+    split_by_process = False  # the batches are the same for any number of processes, each takes its part of them
 
     def __init__(
         self,
@@ -134,6 +165,17 @@ class CaptionBatches:
         self.length_buckets = length_buckets
         self._group = captions_per_row or max(map(len, captions), default=1)
 
+    def describe(self) -> str:
+        """How much there is, in words."""
+        return f"{len(self.captions):,} images with {sum(map(len, self.captions)):,} captions"
+
+    def place(self) -> dict[str, Any]:
+        """Nothing: any batch of a plan is found at once."""
+        return {}
+
+    def go_to(self, place: Mapping[str, Any]) -> None:
+        """Nothing to remember."""
+
     def __len__(self) -> int:
         rows = sum(-(-len(image) // self._group) for image in self.captions)
         return -(-rows // self.batch_images)
@@ -144,15 +186,7 @@ class CaptionBatches:
         if not self.shuffle:
             return [rows[place : place + size] for place in range(0, len(rows), size)]
         order = random.Random(f"order {self.seed} {epoch}")
-        order.shuffle(rows)
-        if not self.length_buckets:
-            return [rows[place : place + size] for place in range(0, len(rows), size)]
-        batches: list[list[Row]] = []
-        for place in range(0, len(rows), BUCKET_BATCHES * size):
-            bucket = sorted(rows[place : place + BUCKET_BATCHES * size], key=self._length)
-            batches += [bucket[first : first + size] for first in range(0, len(bucket), size)]
-        order.shuffle(batches)
-        return batches
+        return plan_batches(rows, size=size, order=order, length=self._length if self.length_buckets else None)
 
     def _rows(self, epoch: int) -> list[Row]:
         """Every image with its captions in groups, drawn anew each epoch where an image has several groups."""
@@ -184,9 +218,14 @@ class CaptionBatches:
                 yield batch
 
     def collate(self, rows: Sequence[Row], epoch: int) -> CaptionBatch:
-        """One batch of rows of the plan."""
-        # Every process takes part in every step: one that the last images do not reach repeats the first of them.
-        mine = list(rows[self.rank :: self.processes] or rows[:1])
+        """This process's share of one batch of the plan."""
+        mine = list(rows[self.rank :: self.processes])
+        if not mine:  # every process takes part in every step, also one that the last images do not reach
+            return self._load(rows[:1], epoch).emptied()
+        return self._load(mine, epoch)
+
+    def _load(self, mine: Sequence[Row], epoch: int) -> CaptionBatch:
+        """One batch of this process's rows."""
         images = [image for image, _ in mine]
         views = [random.Random(f"view {self.seed} {epoch} {row}").randrange(self.views) for row in mine]
         packed = pack_captions(

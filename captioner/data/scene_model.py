@@ -37,7 +37,7 @@ HELD_OUT_PAIRS = frozenset(
 
 _COLUMN_X = (0.18, 0.50, 0.82)
 _SAME_COLUMN = 0.12
-_EXTENTS = {"small": (0.25, 0.265, 0.28), "big": (0.36, 0.375, 0.39)}
+_EXTENTS = {"small": (0.31, 0.32, 0.33), "big": (0.385, 0.39, 0.395)}
 # Two kinds live on water and six on land; these shares make all ten kinds about equally frequent.
 _WATER_SHARE = 0.25
 _FLYING_SHARE = 0.18
@@ -122,9 +122,10 @@ def _sample_any_scene(rng: random.Random) -> Scene:
     columns = _sample_columns(rng, count - stacked)
     stacked_column = _pick(rng, range(len(columns))) if stacked else -1
     objects: list[SceneObject] = []
+    sizes = SIZES if len(columns) < 3 else SIZES[:1]  # three big objects side by side would hide each other
     for index, x in enumerate(columns):
-        placed = _sample_stack(rng, ground, x=x) if index == stacked_column else [_sample_single(rng, ground, x=x)]
-        objects.extend(placed)
+        place = _sample_stack if index == stacked_column else _sample_single
+        objects.extend(place(rng, ground, size=_pick(rng, sizes), x=x))
     return Scene(_pick(rng, TIMES_OF_DAY), ground, _pick(rng, range(LANDSCAPES)), tuple(objects))
 
 
@@ -132,27 +133,24 @@ def _sample_columns(rng: random.Random, count: int) -> list[float]:
     """Centres of ``count`` columns from left to right, wide enough apart for the largest objects."""
     skipped = _pick(rng, range(3))
     chosen = {1: (_COLUMN_X[skipped],), 2: tuple(x for x in _COLUMN_X if x != _COLUMN_X[skipped]), 3: _COLUMN_X}[count]
-    return [_between(rng, x - 0.02, x + 0.02) for x in chosen]
+    return [_between(rng, x - 0.01, x + 0.01) for x in chosen]
 
 
-def _sample_single(rng: random.Random, ground: str, *, x: float) -> SceneObject:
-    size = _pick(rng, SIZES)
+def _sample_single(rng: random.Random, ground: str, *, size: str, x: float) -> list[SceneObject]:
     if rng.random() < _FLYING_SHARE:
-        return _sample_object(rng, _pick(rng, FLYING_KINDS), size=size, x=x, y=_between(rng, 0.21, 0.32))
-    return _sample_object(rng, _pick(rng, _standing_kinds(ground)), size=size, x=x, y=_between(rng, 0.74, 0.90))
+        return [_sample_object(rng, _pick(rng, FLYING_KINDS), size=size, x=x, y=_between(rng, 0.21, 0.32))]
+    return [_sample_object(rng, _pick(rng, _standing_kinds(ground)), size=size, x=x, y=_between(rng, 0.74, 0.90))]
 
 
-def _sample_stack(rng: random.Random, ground: str, *, x: float) -> list[SceneObject]:
+def _sample_stack(rng: random.Random, ground: str, *, size: str, x: float) -> list[SceneObject]:
     """Two objects in one column: one flying above the other, or a small one standing before the other."""
-    lower = _sample_object(
-        rng, _pick(rng, _standing_kinds(ground)), size=_pick(rng, SIZES), x=x, y=_between(rng, 0.75, 0.77)
-    )
-    shifted = x + _between(rng, -0.04, 0.04)
+    lower = _sample_object(rng, _pick(rng, _standing_kinds(ground)), size=size, x=x, y=_between(rng, 0.735, 0.745))
+    shifted = x + _between(rng, -0.015, 0.015)
     if rng.random() < 0.5:
         kind = _pick(rng, FLYING_KINDS)
         return [_sample_object(rng, kind, size=_pick(rng, SIZES), x=shifted, y=_between(rng, 0.2, 0.21)), lower]
     kind = _pick(rng, _standing_kinds(ground))
-    return [_sample_object(rng, kind, size="small", x=shifted, y=_between(rng, 0.95, 0.97)), lower]
+    return [_sample_object(rng, kind, size="small", x=shifted, y=_between(rng, 0.98, 0.985)), lower]
 
 
 def _sample_object(rng: random.Random, kind: str, *, size: str, x: float, y: float) -> SceneObject:

@@ -39,7 +39,8 @@ class Pen:
             (72, 72, 84) if colour == "black" else _blend(self.base, (30, 30, 60), 22 if colour == "white" else 32)
         )
         # A black object needs a light rim to show at night, every other one a dark rim to show by day.
-        self.outline = (150, 152, 164) if colour == "black" else _blend(self.base, (24, 24, 48), 68)
+        shade = 88 if colour == "white" else 68
+        self.outline = (150, 152, 164) if colour == "black" else _blend(self.base, (24, 24, 48), shade)
 
     def polygon(self, *points: tuple[float, float], fill: Colour) -> None:
         self._draw.polygon([self._at(x, y) for x, y in points], fill=fill)

@@ -27,6 +27,11 @@ class Counts:
         """Caption and n-gram as one number, in ascending order."""
         return (self.captions << _SHIFT) + self.ngrams
 
+    def of_first(self, captions: int) -> "Counts":
+        """The counts of the first so many captions."""
+        end = int(numpy.searchsorted(self.captions, captions))
+        return Counts(self.captions[:end], self.ngrams[:end], self.counts[:end])
+
 
 class NgramIndex:
     """Numbers the n-grams of some captions, apart for n = 1 to 4."""
@@ -35,7 +40,8 @@ class NgramIndex:
         """Learn the n-grams of tokenized captions."""
         self._words: dict[str, int] = {}
         self._keys: list[Numbers] = []
-        self._number(captions, learn=True)
+        self.learnt = [_count(owners, ngrams) for owners, ngrams in self._number(captions, learn=True)]
+        """The counts of these captions, for n = 1 to 4."""
 
     @property
     def sizes(self) -> list[int]:
@@ -67,8 +73,10 @@ class NgramIndex:
             owners, last = owners[1:][within], last[1:][within]
             pairs = (numbers[:-1][within] << _SHIFT) + last
             if learn:
-                self._keys.append(numpy.unique(pairs))
-            numbers = _look_up(self._keys[order - 2], pairs)
+                known, numbers = numpy.unique(pairs, return_inverse=True)
+                self._keys.append(known)
+            else:
+                numbers = _look_up(self._keys[order - 2], pairs)
             numbered.append((owners, numbers))
         return numbered
 
@@ -101,7 +109,7 @@ class ReferenceNgrams:
         """Count the n-grams of the tokenized references of each image; ``also`` are further texts for the index."""
         captions = [caption for group in references for caption in group]
         self.index = NgramIndex([*captions, *also])
-        self.counts = self.index.count(captions)
+        self.counts = [counts.of_first(len(captions)) for counts in self.index.learnt]
         self.sizes = numpy.array([len(group) for group in references], dtype=numpy.int64)
         """References of each image."""
         self.first = numpy.cumsum(self.sizes) - self.sizes

@@ -64,10 +64,12 @@ _NUMBER_ABBREVIATION = "(?i:art|ca|figs?|nos?|op|pp|prop)"
 # it: tags, mixed numbers, telephone numbers, spaced ellipses, abbreviations before numbers, initials, unusual spaces.
 _NEEDS_CONTEXT = re.compile(
     rf"[<\x1c-\x1f\u0085\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|[\d)] \d|\.\s+[.\d]|{_NUMBER_ABBREVIATION}\.$"
-    r"|(?<![A-Za-z])[A-Za-z]\.(?:\s|$)"
+    rf"|(?:(?<![A-Za-z])|{_ANY_APOSTROPHE}\S*)[A-Za-z]\.(?:\s|$)"
 )
 # Every such line has one of these runs of characters, or two spaced periods, or is not ASCII.
-_HINTS_AT_CONTEXT = re.compile(rf"[^<]*<|\d|(?:.*[^A-Za-z])?(?:{_NUMBER_ABBREVIATION}|[A-Za-z])\.$")
+_HINTS_AT_CONTEXT = re.compile(
+    rf"[^<]*<|\d|(?:.*[^A-Za-z]|.*{_ANY_APOSTROPHE}.*)?(?:{_NUMBER_ABBREVIATION}|[A-Za-z])\.$"
+)
 _CUT_WORD = "(?i:cannot|gonna|wanna|gotta|lemme|gimme)"
 # Words that are one token for certain, perhaps with punctuation that is removed.
 _PLAIN = re.compile(
@@ -131,7 +133,7 @@ _RULES = [
     _rule(rf"{_ACRONYM}\."),
     _rule("[A-Za-z]", rf"\.{_SPACE}+(?:{_SENTENCE_START}|{_TAG}){_SPACE}"),
     _rule(r"[A-Za-z]\."),
-    _rule(rf"(?:{_THING}|{_WORD}|{_HYPHENATED})\.", "[,;:]"),
+    _rule(rf"(?:{_THING}|{_WORD}|{_HYPHENATED}|{_JOINED_CAPITALS})\.", "[,;:]"),
     # Numbers.
     _rule(rf"(?:{_DIGIT}{{1,4}}[- \u00a0])?{_DIGIT}{{1,4}}(?:\\?/|\u2044){_DIGIT}{{1,4}}"),
     _rule(rf"{_DIGIT}{{1,2}}[-/]{_DIGIT}{{1,2}}[-/]{_DIGIT}{{2,4}}"),
@@ -252,11 +254,11 @@ def _write(token: str) -> str:
         token = token.translate(_QUOTES)
     if not token or token in _REMOVED or _UNWRITTEN.fullmatch(token):
         return ""
+    if re.fullmatch(rf"{_CLITIC}|{_NOT}", token):
+        return re.sub("[\u2019\u0092]|&apos;", "'", token).replace("\u2018", "`").lower()
     token = token.lower().replace(" ", "\u00a0")
     if token in _SPELLINGS:
         return _SPELLINGS[token]
-    if re.fullmatch(rf"{_CLITIC}|{_NOT}", token):
-        return re.sub(_APOSTROPHE, "'", token).replace("\u2018", "`")
     if re.fullmatch(_JOINED_CAPITALS, token, re.IGNORECASE):
         return token.replace("&amp;", "&")
     if re.fullmatch(_TAG, token):

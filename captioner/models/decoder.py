@@ -15,35 +15,6 @@ from torch.nn import functional
 from captioner.settings import DecoderSettings
 
 
-class KeyValueCache:
-    """What a decoder remembers between steps: self-attention of every beam, cross-attention of every image.
-
-    ``self_keys`` and ``self_values`` are [layers, images x beams, heads, max_length, head], of which the first
-    ``length`` places are filled; ``cross_keys`` and ``cross_values`` are [layers, images, heads, patches, head].
-    """
-
-    def __init__(self, cross_keys: Tensor, cross_values: Tensor, *, beams: int, max_length: int) -> None:
-        layers, images, heads, _, head = cross_keys.shape
-        self.cross_keys, self.cross_values = cross_keys, cross_values
-        self.self_keys = cross_keys.new_zeros(layers, images * beams, heads, max_length, head)
-        self.self_values = torch.zeros_like(self.self_keys)
-        self.beams = beams
-        self.length = 0
-
-    def select(self, images: Tensor, rows: Tensor) -> None:
-        """Keep some images, and let each of their beams go on from what another one has seen.
-
-        Args:
-            images: which images to keep, in their order [kept].
-            rows: for each beam of the kept images the row to go on from [kept x beams].
-        """
-        if len(images) < self.cross_keys.shape[1]:
-            self.cross_keys = self.cross_keys.index_select(1, images)
-            self.cross_values = self.cross_values.index_select(1, images)
-        self.self_keys = self.self_keys.index_select(1, rows)
-        self.self_values = self.self_values.index_select(1, rows)
-
-
 def rotate(states: Tensor, positions: Tensor) -> Tensor:
     """Rotary position embedding (Su et al. 2021, https://arxiv.org/abs/2104.09864).
 
@@ -83,13 +54,6 @@ class SelfAttention(nn.Module):
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         return self.output(attended.transpose(1, 2).flatten(2))  # [batch, length, width]
 
-    def step(self, hidden: Tensor, positions: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
-        """One token a row ([rows, 1, width]); its key and value join the cache at place ``length``."""
-        query, key, value = self.project(hidden, positions)
-        keys[:, :, length], values[:, :, length] = key[:, :, 0], value[:, :, 0]
-        attended = functional.scaled_dot_product_attention(query, keys[:, :, : length + 1], values[:, :, : length + 1])
-        return self.output(attended.transpose(1, 2).flatten(2))
-
 
 class CrossAttention(nn.Module):
     """Multi-head attention of each token to all projected image tokens."""
@@ -110,10 +74,18 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend from ``hidden`` [images, queries, width]: all captions or beams of an image are its queries."""
-        images, queries, width = hidden.shape
-        query = self.query(hidden).view(images, queries, self.heads, width // self.heads).transpose(1, 2)
-        attended = functional.scaled_dot_product_attention(query, keys, values)
+        attended = functional.scaled_dot_product_attention(self._queries(hidden), keys, values)
         return self.output(attended.transpose(1, 2).flatten(2))
+
+    def weights(self, hidden: Tensor, keys: Tensor) -> Tensor:
+        """How much of each image token the queries ``hidden`` take [images, heads, queries, patches]; they sum to 1."""
+        scores = self._queries(hidden) @ keys.transpose(2, 3)
+        return (scores * keys.shape[3] ** -0.5).softmax(dim=-1)
+
+    def _queries(self, hidden: Tensor) -> Tensor:
+        """Queries [images, heads, queries, head]."""
+        images, queries, width = hidden.shape
+        return self.query(hidden).view(images, queries, self.heads, width // self.heads).transpose(1, 2)
 
 
 class DecoderBlock(nn.Module):
@@ -135,14 +107,6 @@ class DecoderBlock(nn.Module):
         cross = self.cross_attention(self.cross_norm(hidden), *self.cross_attention.remember(memory))
         hidden = hidden + self.dropout(cross)
         return hidden + self.dropout(self.feedforward(self.feedforward_norm(hidden)))
-
-    def step(self, hidden: Tensor, positions: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
-        keys, values = cache.self_keys[layer], cache.self_values[layer]
-        hidden = hidden + self.self_attention.step(self.self_norm(hidden), positions, keys, values, cache.length)
-        queries = self.cross_norm(hidden).unflatten(0, (-1, cache.beams)).squeeze(2)  # [images, beams, width]
-        cross = self.cross_attention(queries, cache.cross_keys[layer], cache.cross_values[layer])
-        hidden = hidden + cross.flatten(0, 1).unsqueeze(1)
-        return hidden + self.feedforward(self.feedforward_norm(hidden))
 
 
 class TransformerDecoder(nn.Module):
@@ -202,21 +166,23 @@ class TransformerDecoder(nn.Module):
             hidden = block(hidden, memory, positions, mask)
         return self.output(self.norm(hidden))
 
-    def start(self, memory: Tensor, *, beams: int, max_length: int) -> KeyValueCache:
-        """An empty cache over the image tokens ``memory`` [images, patches, width] for ``max_length`` steps."""
-        assert self.position_embedding is None or max_length <= self.settings.max_length, max_length
-        pairs = [block.cross_attention.remember(memory) for block in self.blocks]
-        keys, values = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
-        return KeyValueCache(keys, values, beams=beams, max_length=max_length)
+    @torch.no_grad()
+    def cross_attention(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """Where each token looks: cross-attention weights [layers, images, heads, length, patches].
 
-    def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-        """Logits of the next token [images x beams, vocabulary] after the newest one, ``tokens`` [images x beams]."""
-        positions = torch.full_like(tokens, cache.length)[:, None]
-        hidden = self.embed(tokens[:, None], positions)  # [rows, 1, width]
-        for layer, block in enumerate(self.blocks):
-            hidden = block.step(hidden, positions, cache, layer)
-        cache.length += 1
-        return self.output(self.norm(hidden))[:, 0]
+        Args:
+            tokens: input tokens of one caption an image [images, length], which begin with the start token: the weights
+                at a place are those with which the place's next token was chosen.
+            memory: projected image tokens [images, patches, width].
+        """
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        hidden, weights = self.embed(tokens, positions), []
+        for block in self.blocks:
+            middle = hidden + block.self_attention(block.self_norm(hidden), positions, None)
+            keys, _ = block.cross_attention.remember(memory)
+            weights.append(block.cross_attention.weights(block.cross_norm(middle), keys))
+            hidden = block(hidden, memory, positions, None)
+        return torch.stack(weights)
 
 
 def causal_segment_mask(segments: Tensor) -> Tensor:

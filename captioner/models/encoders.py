@@ -1,12 +1,10 @@
 """Image encoders of transformers as one shape: pixels [images, 3, size, size] -> tokens [images, patches, width]."""
 
-import copy
 import difflib
 import hashlib
 import inspect
-import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
 from captioner.errors import ConfigError
@@ -25,8 +22,6 @@ from captioner.models.image_processors import load_processor
 from captioner.settings import EncoderSettings
 
 LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)
-CPU_IMAGES = 4
-"""Images a convolutional encoder takes at once on a CPU: their activations stay in its cache."""
 
 
 class ImageEncoder(nn.Module):
@@ -74,6 +69,22 @@ class ImageEncoder(nn.Module):
         """Set training mode, unless the encoder is frozen."""
         return super().train(mode and self.trainable)
 
+    def checkpoint_gradients(self) -> None:
+        """Keep only each block's input for the backward pass, which computes the rest again: less memory, more time.
+
+        Chen et al. 2016, https://arxiv.org/abs/1604.06174. Raises ConfigError if the model cannot do it.
+        """
+        # The second is its older name, deprecated where there is the first; both take torch's options first.
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable = next(getattr(self.model, name) for name in names if hasattr(self.model, name))
+        try:
+            enable({"use_reentrant": False})
+        except ValueError as error:
+            name = self.model.config.model_type
+            raise ConfigError(
+                f"encoder.gradient_checkpointing: {name} cannot do without its activations; leave it out"
+            ) from error
+
     def _encode_patches(self, pixels: Tensor) -> Tensor:
         """Siglip2's own layout: patches as rows, any grid of them (https://arxiv.org/abs/2502.14786, section 2.4)."""
         images, channels, height, width = pixels.shape
@@ -115,7 +126,15 @@ def load_encoder(settings: EncoderSettings) -> ImageEncoder:
     Raises ConfigError if files are missing, damaged, pickled or of no vision model; HubError if the Hub fails.
     """
     if settings.config:
-        return encoder_from_config(parse_encoder_config(settings), trainable=settings.trainable)
+        encoder = encoder_from_config(parse_encoder_config(settings), trainable=settings.trainable)
+    else:
+        encoder = _load_pretrained(settings)
+    if settings.gradient_checkpointing:
+        encoder.checkpoint_gradients()
+    return encoder
+
+
+def _load_pretrained(settings: EncoderSettings) -> ImageEncoder:
     name = settings.name
     files = find_encoder_files(name, settings.revision)
     try:
@@ -176,60 +195,6 @@ def encoder_fingerprint(encoder: ImageEncoder) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def fast_encode(encoder: ImageEncoder) -> Callable[[Tensor], Tensor]:
-    """A function from pixels to tokens for inference only: equal to 1e-4, and several times faster for CNNs on CPUs.
-
-    Batch normalisation is folded into the convolutions before it (Jacob et al. 2018, section 3.2), activations work in
-    place, channels come last, and a CPU takes a few images at a time. Later changes of the encoder have no effect.
-    """
-    encode = encoder
-    if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
-        folded = _fold(encoder)
-        pixels = torch.randn(1, 3, encoder.image_size, encoder.image_size, generator=torch.Generator().manual_seed(0))
-        pixels = pixels.to(next(encoder.parameters()))
-        was_training = encoder.training
-        with torch.inference_mode():
-            expected = encoder.eval()(pixels)
-            close = torch.allclose(folded(pixels), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-        encoder.train(was_training)
-        encode = folded if close else encoder  # an architecture that wires these layers in another way
-
-    @torch.inference_mode()
-    def run(pixels: Tensor) -> Tensor:
-        if encode is encoder or pixels.device.type != "cpu":
-            return encode(pixels)
-        return torch.cat([encode(part) for part in pixels.split(CPU_IMAGES)])
-
-    return run
-
-
-def _fold(encoder: ImageEncoder) -> ImageEncoder:
-    """A frozen copy without batch normalisation, in place and channels last."""
-    folded = copy.deepcopy(encoder).requires_grad_(False)
-    folded.trainable = False
-    folded.eval()
-    for module in folded.modules():
-        children = list(module.named_children())
-        for (name, first), (after, second) in itertools.pairwise(children):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(first, second))
-                setattr(module, after, nn.Identity())
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            module.inplace = True
-        _pad_in_convolution(module)
-    return folded.to(memory_format=torch.channels_last)
-
-
-def _pad_in_convolution(module: nn.Module) -> None:
-    """MobileNet pads as TensorFlow does, by a copy; where stride is 1 that is what the convolution itself can do."""
-    convolution = getattr(module, "convolution", None)
-    if getattr(getattr(module, "config", None), "tf_padding", False) and getattr(convolution, "stride", None) == (1, 1):
-        module.config = copy.copy(module.config)
-        module.config.tf_padding = False
-        sides = zip(convolution.kernel_size, convolution.dilation, strict=True)
-        convolution.padding = tuple((kernel - 1) // 2 * dilation for kernel, dilation in sides)
 
 
 def _load_model(folder: Path, *, config: PretrainedConfig, name: str) -> tuple[PreTrainedModel, set[str]]:

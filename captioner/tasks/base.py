@@ -16,6 +16,8 @@ class StepOutput:
     """A scalar to minimise."""
     report: Mapping[str, float]
     """Counts that the loop sums up, such as pairs and tokens."""
+    weight: float = 1.0
+    """How much the loss is the mean of, such as tokens: what it weighs beside other processes' losses."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,20 @@ class Task(Protocol):
 
     module: nn.Module
     monitor: Monitor
+    split_by_process: bool
+    """Whether another number of processes gives other batches, so that an epoch must end with as many as it began."""
 
     def batches_per_epoch(self) -> int:
         """Number of batches of a training epoch."""
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[Any]:
         """The training batches of an epoch from number ``start`` on, the same ones whenever asked."""
+
+    def place(self) -> dict[str, Any]:
+        """What lets ``go_to`` find the newest batch's end quickly, as JSON values; empty where nothing helps."""
+
+    def go_to(self, place: Mapping[str, Any]) -> None:
+        """Remember a ``place`` for the next call of ``batches``; what that gives does not depend on it."""
 
     def loss(self, batch: Any) -> StepOutput:
         """The loss of one batch, on the module's device."""

@@ -1,16 +1,21 @@
 """Captioning: cross-entropy on every image-caption pair; validation by loss and CIDEr of greedy captions."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
+from captioner.data.device_batches import on_device
+from captioner.data.streaming import StreamBatches
 from captioner.data.tokenizer import CaptionTokenizer
-from captioner.decoding import SpecialTokens, generate
+from captioner.decoding.generation import generate
+from captioner.decoding.hypotheses import SpecialTokens
 from captioner.evaluation.cider import CiderReferences
 from captioner.losses import caption_cross_entropy
 from captioner.settings import DecodingSettings, TaskSettings
@@ -26,10 +31,10 @@ class CaptioningTask:
         self,
         module: nn.Module,
         *,
-        train: CaptionBatches,
+        train: CaptionBatches | StreamBatches,
         validation: CaptionBatches,
         references: Sequence[Sequence[str]],
-        image_ids: Sequence[str],
+        image_ids: Sequence[str] | None,
         tokenizer: CaptionTokenizer,
         settings: TaskSettings,
         decoding: DecodingSettings,
@@ -41,13 +46,14 @@ class CaptioningTask:
             train: batches of the training split.
             validation: batches of the validation split, in its order.
             references: the validation captions of every image.
-            image_ids: names of the training images, for messages.
+            image_ids: names of the training images by row, for messages; None where batches name them themselves.
             tokenizer: for turning tokens into text.
             settings: label smoothing.
             decoding: how captions are generated; validation decodes greedily, which ranks models alike and costs less.
         """
         self.module, self.settings = module, settings
         self.monitor = Monitor("CIDEr", "max")
+        self.split_by_process = train.split_by_process
         self._train, self._validation = train, validation
         self._references, self._image_ids, self._tokenizer = CiderReferences(references), image_ids, tokenizer
         self._special = SpecialTokens(tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.unknown_id)
@@ -60,39 +66,61 @@ class CaptioningTask:
     def batches_per_epoch(self) -> int:
         return len(self._train)
 
+    def describe_data(self) -> str:
+        """How much there is to train on, in words."""
+        return self._train.describe()
+
     def padding_share(self) -> float:
         """Share of the first epoch's token places that hold padding."""
         return self._train.padding_share(0)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[CaptionBatch]:
-        return self._train.batches(epoch, start=start)
+        return on_device(self._train.batches(epoch, start=start), self._device)
+
+    def place(self) -> dict[str, Any]:
+        return self._train.place()
+
+    def go_to(self, place: Mapping[str, Any]) -> None:
+        self._train.go_to(place)
 
     def loss(self, batch: CaptionBatch) -> StepOutput:
         batch = batch.to(self._device)
         logits = self.module(batch.images, batch.tokens, positions=batch.positions, segments=batch.segments)
-        loss = caption_cross_entropy(logits, batch.targets, label_smoothing=self.settings.label_smoothing)
         tokens = int((batch.targets != IGNORED).sum())
-        return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens})
+        if tokens:
+            loss = caption_cross_entropy(logits, batch.targets, label_smoothing=self.settings.label_smoothing)
+        else:  # the last captions do not reach this process: it takes part in the step without any
+            loss = 0.0 * logits.sum()
+        return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens}, weight=tokens)
 
     def describe(self, batch: CaptionBatch) -> str:
-        names = [self._image_ids[row] for row in batch.rows]
+        names = [self._image_ids[row] for row in batch.rows] if self._image_ids else batch.rows
         return f"images {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
     @torch.inference_mode()
     def validate(self) -> dict[str, Any]:
-        """Loss without smoothing, perplexity, CIDEr of greedy captions, and a few samples."""
+        """Loss without smoothing, perplexity, CIDEr of greedy captions, and a few samples.
+
+        The processes share the images out, and every one of them returns the figures of all.
+        """
         model = getattr(self.module, "module", self.module)  # decoding goes past the data-parallel wrapper
-        total, tokens, captions = 0.0, 0, []
+        total, tokens, found = 0.0, 0, []
         for batch in self._validation.batches(0):
             batch = batch.to(self._device)
             count = int((batch.targets != IGNORED).sum())
+            if not count:  # the last images do not reach this process
+                continue
             memory = model.remember(batch.images)
             logits = model.decoder(batch.tokens, memory, positions=batch.positions, segments=batch.segments)
             total += float(caption_cross_entropy(logits, batch.targets)) * count
             tokens += count
             hypotheses = generate(model.decoder, memory, self._decoding, self._special)
-            captions += [self._tokenizer.decode(best[0].tokens) for best in hypotheses]
-        loss = total / tokens
+            found += [
+                (row, self._tokenizer.decode(best[0].tokens)) for row, best in zip(batch.rows, hypotheses, strict=True)
+            ]
+        shares = gather_object([(total, tokens, found)])
+        loss = sum(total for total, _, _ in shares) / sum(tokens for _, tokens, _ in shares)
+        captions = [caption for _, caption in sorted(chain.from_iterable(found for *_, found in shares))]
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 50.0)),

@@ -1,35 +1,32 @@
 """Checkpoints: everything a run needs to go on, written so that a crash leaves the earlier ones whole, without pickle.
 
-A checkpoint is the folder ``step-00001200/`` of a run with ``model.safetensors``, ``optimizer.safetensors`` and
-``state.json``. It is written to a temporary sibling, flushed to the disk and renamed; ``state.json`` carries the
-SHA-256 of the other files and of itself, so a torn or flipped one is recognised.
+A checkpoint is the folder ``step-00001200/`` of a run with ``model.safetensors``, ``optimizer.safetensors``,
+``average.safetensors`` where the weights are averaged, and ``state.json``. It is written to a temporary sibling,
+flushed to the disk and renamed; ``state.json`` carries the SHA-256 of the other files and of itself, so a torn or
+flipped one is recognised.
 """
 
-import base64
-import contextlib
 import hashlib
 import json
 import logging
 import os
-import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from captioner.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when what a checkpoint holds changes
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
+STATE = "state.json"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -69,9 +66,27 @@ def write_text(path: Path, text: str) -> None:
         sibling.write_text(text, encoding="utf-8")
         _flush(sibling)
         sibling.replace(path)
+    except OSError as error:  # a failed write does not say which file it was for
+        sibling.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except BaseException:
         sibling.unlink(missing_ok=True)
         raise
+
+
+def clear_leftovers(run: Path) -> None:
+    """Put a folder in order after a kill: what was being replaced comes back, what was half written goes."""
+    for retired in run.glob(".*.retired"):
+        whole = run / retired.name.removeprefix(".").removesuffix(".retired")
+        if whole.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            retired.rename(whole)
+    for unfinished in run.glob(".*.writing"):
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -88,111 +103,22 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def module_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and buffers on the CPU, tied weights once."""
-    tensors, seen = {}, set()
-    for name, tensor in module.state_dict().items():
-        if tensor.numel() and tensor.data_ptr() in seen:
-            continue
-        seen.add(tensor.data_ptr())
-        tensors[name] = tensor.detach().cpu().contiguous()
-    return tensors
-
-
-def load_module_state(module: nn.Module, tensors: dict[str, Tensor], *, origin: Path) -> None:
-    """Load what ``module_state`` gave; raises CheckpointError if names or shapes do not fit."""
-    expected = module_state(module)
-    wrong = sorted(expected.keys() ^ tensors.keys())
-    wrong += [name for name in expected if name in tensors and expected[name].shape != tensors[name].shape]
-    if wrong:
-        raise CheckpointError(
-            f"{origin}: {len(wrong)} weights do not fit the settings (first: {wrong[0]}); "
-            "resume with the run's own settings"
-        )
-    module.load_state_dict(tensors, strict=False)
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as flat tensors ``<parameter>/<quantity>``; its groups carry their parameters' names."""
-    tensors = {}
-    for name, parameter in _named(optimizer):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    return tensors
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], *, origin: Path) -> None:
-    """Load what ``optimizer_state`` gave; raises CheckpointError if it is of parameters that are not trained."""
-    parameters = dict(_named(optimizer))
-    for key, value in tensors.items():
-        name, _, quantity = key.rpartition("/")
-        if name not in parameters:
-            raise CheckpointError(f"{origin}: {name!r} is not trained by these settings; resume with the run's own")
-        optimizer.state[parameters[name]][quantity] = _laid_out_like(parameters[name], value)
-
-
-def _laid_out_like(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """On the parameter's device, and in its memory format: fused kernels walk both in the order of memory."""
-    if value.shape != parameter.shape:
-        return value.to(parameter.device)
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
-def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
-    for group in optimizer.param_groups:
-        yield from zip(group["names"], group["params"], strict=True)
-
-
-def random_state() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators as JSON values."""
-    version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    state = {
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
-        "torch": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
-    }
-    if torch.cuda.is_available():
-        states = torch.cuda.get_rng_state_all()
-        state["cuda"] = [base64.b64encode(item.numpy().tobytes()).decode() for item in states]
-    return state
-
-
-def load_random_state(state: dict[str, Any]) -> None:
-    """Restore what ``random_state`` gave."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(_bytes(state["torch"]))
-    if "cuda" in state and torch.cuda.is_available():
-        for device, item in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):  # perhaps fewer now
-            torch.cuda.set_rng_state(_bytes(item), device)
-
-
-@contextlib.contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Whatever is drawn inside, the generators go on from where they were before."""
-    state = random_state()
-    try:
-        yield
-    finally:
-        load_random_state(state)
-
-
-def _bytes(text: str) -> Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
-
-
 def save_checkpoint(
-    run: Path, *, step: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
+    run: Path,
+    *,
+    step: int,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    average: dict[str, Tensor] | None = None,
+    state: dict[str, Any],
 ) -> Path:
     """Write ``run/step-<step>/`` whole or not at all; raises OSError, for example when the disk is full."""
+    contents = {MODEL: model, OPTIMIZER: optimizer, **({} if average is None else {AVERAGE: average})}
 
     def fill(folder: Path) -> None:
-        save_file(model, folder / MODEL)
-        save_file(optimizer, folder / OPTIMIZER)
-        files = {name: checksum(folder / name) for name in (MODEL, OPTIMIZER)}
+        for name, tensors in contents.items():
+            save_file(tensors, folder / name)
+        files = {name: checksum(folder / name) for name in contents}
         content = {"format": FORMAT, **state, "step": step, "files": files}
         content["checksum"] = _content_checksum(content)
         (folder / STATE).write_text(json.dumps(content))
@@ -218,7 +144,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / STATE).read_text())
         if content["format"] == FORMAT:
-            broken = [name for name in (MODEL, OPTIMIZER) if checksum(folder / name) != content["files"][name]]
+            names = [MODEL, OPTIMIZER, *([AVERAGE] if AVERAGE in content["files"] else [])]
+            broken = [name for name in names if checksum(folder / name) != content["files"][name]]
             broken += [STATE] if content["checksum"] != _content_checksum(content) else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint ({error}); resume from an earlier one") from error
@@ -233,7 +160,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's ``model`` or ``optimizer``; raises CheckpointError if they are not safetensors."""
+    """The tensors of a checkpoint's ``model``, ``optimizer`` or ``average``.
+
+    Raises CheckpointError if they are not safetensors.
+    """
     path = folder / f"{name}.safetensors"
     try:
         return load_file(path)
@@ -284,14 +214,14 @@ def prune_checkpoints(run: Path, *, keep: int, last: int) -> None:
     """
     folders = list_checkpoints(run)
     kept = [folder for folder in folders if _step(folder) <= last][-keep:]
-    if not any(_is_whole(folder) for folder in reversed(kept)):
+    if not any(_iswhole_tensor(folder) for folder in reversed(kept)):
         return
     for folder in folders:
         if folder not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
+def _iswhole_tensor(folder: Path) -> bool:
     try:
         read_state(folder)
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""fit(): iteration, precision, clipping, cadence and resume. It names no image and no caption."""
+"""fit(): iteration, clipping, cadence and resume. It names no image and no caption."""
 
 import contextlib
 import itertools
@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
 from safetensors import SafetensorError
 
-from captioner.errors import CaptionerError, ConfigError
+from captioner.errors import CaptionerError
 from captioner.settings import Settings
 from captioner.tasks.base import Task
-from captioner.training import checkpoint
+from captioner.training import checkpoint, states
+from captioner.training.averaging import WeightAverage
 from captioner.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from captioner.training.processes import Processes
 from captioner.training.progress import TrainingProgress
 from captioner.training.signals import InterruptedTrainingError, caught_signals
 from captioner.training.tracking import Trackers
@@ -43,50 +44,10 @@ class RunState:
     """Best value of the monitored metric."""
     best_step: int | None = None
     """Step of the best value."""
+    stale: int = 0
+    """Validations since the best value."""
     sums: dict[str, float] = field(default_factory=dict)
     """What the reports since the last line of metrics.jsonl add up to."""
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision that ``auto`` means: bf16 where the device multiplies it in hardware, else fp32.
-
-    Raises ConfigError for fp16 without a GPU, whose gradients need scaling that CPUs do not have.
-    """
-    if precision == "fp16" and device.type != "cuda":
-        raise ConfigError(f"trainer.precision=fp16 needs a CUDA GPU, this run is on {device.type}; use bf16 or fp32")
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu":
-        multiplies = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if multiplies else "fp32"
-    return "fp32"
-
-
-def build_accelerator(settings: Settings) -> Accelerator:
-    """The accelerator for the settings' device and precision.
-
-    Raises ConfigError if there is no such device, or if it cannot compute in that precision.
-    """
-    wanted = settings.trainer.device
-    _check_device(wanted)
-    # accelerate keeps one state a process; another run in this process may have had another device or precision.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    if wanted.startswith("cuda:"):
-        torch.cuda.set_device(wanted)  # accelerate takes the current one
-    cpu = wanted == "cpu"
-    precision = resolve_precision(settings.trainer.precision, PartialState(cpu=cpu).device)
-    return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
-
-
-def _check_device(wanted: str) -> None:
-    kind, _, number = wanted.partition(":")
-    devices = torch.cuda.device_count()
-    if kind == "cuda" and int(number or 0) >= devices:
-        raise ConfigError(f"trainer.device={wanted}, but torch sees {devices} CUDA GPUs here; use auto or cpu")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("trainer.device=mps, but torch sees no Apple GPU here; use auto or cpu")
 
 
 def fit(
@@ -118,33 +79,37 @@ def fit(
     return _Fit(task, settings, accelerator, run, trackers, on_best).run(resume)
 
 
+@dataclass
 class _Fit:
     """One call of ``fit``."""
 
-    def __init__(
-        self,
-        task: Task,
-        settings: Settings,
-        accelerator: Accelerator,
-        run: Path,
-        trackers: Trackers,
-        on_best: Callable[[dict[str, Any]], None],
-    ) -> None:
-        self.task, self.settings, self.accelerator = task, settings, accelerator
-        self.folder, self.trackers, self.on_best = run, trackers, on_best
-        self.bare_module = task.module
-        self.optimizer = build_optimizer(task.module, settings.optim)
+    task: Task
+    settings: Settings
+    accelerator: Accelerator
+    folder: Path
+    trackers: Trackers
+    on_best: Callable[[dict[str, Any]], None]
+
+    def __post_init__(self) -> None:
+        self.processes = Processes(self.accelerator)
+        self.bare_module, self.copied = self.task.module, self.processes.copy_if_sharded(self.task.module)
+        self.optimizer = build_optimizer(self.task.module, self.settings.optim)
+        self.average: WeightAverage | None = None
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
-        self.accumulation = settings.trainer.gradient_accumulation
-        epochs_steps = settings.trainer.epochs * math.ceil(task.batches_per_epoch() / self.accumulation)
-        self.total = min(settings.trainer.max_steps or epochs_steps, epochs_steps)
+        self.accumulation = self.settings.trainer.gradient_accumulation
+        epochs_steps = self.settings.trainer.epochs * math.ceil(self.task.batches_per_epoch() / self.accumulation)
+        self.total = min(self.settings.trainer.max_steps or epochs_steps, epochs_steps)
 
     def run(self, resume: tuple[Path, dict[str, Any]] | None) -> RunState:
-        self.task.module, self.optimizer = self.accelerator.prepare(self.bare_module, self.optimizer)
+        prepared, self.optimizer = self.accelerator.prepare(self.bare_module, self.optimizer)
+        # Captions differ in length: a network compiled for any length is compiled once.
+        self.task.module = torch.compile(prepared, dynamic=True) if self.settings.trainer.compile else prepared
         try:
+            self.processes.part_random_states(self.settings.trainer.seed)
             if resume:
                 self._load(*resume)
+            self.average = self._start_average(resume)
             progress = TrainingProgress(self.total, done=self.state.step, enabled=self.accelerator.is_main_process)
             with caught_signals() as caught, contextlib.closing(progress):
                 self._train(progress, caught)
@@ -152,18 +117,34 @@ class _Fit:
             self.task.module = self.bare_module
         return self.state
 
+    def _start_average(self, resume: tuple[Path, dict[str, Any]] | None) -> WeightAverage | None:
+        """The average of the weights, where the settings want one; a checkpoint without one begins with its weights."""
+        if not self.settings.optim.ema:
+            return None
+        average = WeightAverage(self.bare_module, decay=self.settings.optim.ema)
+        if resume and checkpoint.AVERAGE in resume[1]["files"]:
+            average.load_state(checkpoint.read_tensors(resume[0], "average"), origin=resume[0])
+        return average
+
     def _train(self, progress: TrainingProgress, caught: Sequence[int]) -> None:
-        """Epoch after epoch, until the last step is taken and validated."""
-        while self.state.step < self.total or self.state.validated != self.state.step:
+        """Epoch after epoch, until the last step is taken and validated, or nothing has got better for long."""
+        save_every = self.settings.trainer.save_every
+        while (self.state.step < self.total or self.state.validated != self.state.step) and not self._is_stale():
             for batches in self._step_batches():
                 self._step(batches, progress)
+                if save_every and self.state.step % save_every == 0:
+                    self._save()
                 self._stop_if(caught)
             self._end_epoch(progress)
             self._stop_if(caught)
 
+    def _is_stale(self) -> bool:
+        patience = self.settings.trainer.patience
+        return 0 < patience <= self.state.stale
+
     def _stop_if(self, caught: Sequence[int]) -> None:
-        if caught:
-            raise InterruptedTrainingError(caught[0], self.saved or self._save())
+        if number := self.processes.first_signal(caught):
+            raise InterruptedTrainingError(number, self.saved or self._save())
 
     def _step_batches(self) -> Iterator[list[Any]]:
         """The batches of every step that is left of the epoch."""
@@ -182,6 +163,8 @@ class _Fit:
         sums = Counter(state.sums)
         sums.update(report)
         state.step, state.position, state.sums = state.step + 1, state.position + len(batches), dict(sums)
+        if self.average:
+            self.average.update(state.step)
         self.saved = None
         progress.advance(loss=report["loss"], learning_rate=factor * peak, pairs=report["pairs"])
         if state.step % self.settings.trainer.log_every == 0:
@@ -195,11 +178,11 @@ class _Fit:
             with self.accelerator.no_sync(self.task.module) if waits else contextlib.nullcontext():
                 with self.accelerator.autocast():
                     output = self.task.loss(batch)
-                loss = float(output.loss.detach())
+                loss, counts, share = self.processes.share(output)
                 if not math.isfinite(loss):
                     raise self._divergence(f"the loss is {loss}", [batch])
-                self.accelerator.backward(output.loss / len(batches))
-            report.update({"loss": loss / len(batches), **output.report})
+                self.accelerator.backward(output.loss * share / len(batches))
+            report.update({"loss": loss / len(batches), **counts})
         return report
 
     def _update(self, batches: list[Any]) -> float:
@@ -212,7 +195,8 @@ class _Fit:
         return norm
 
     def _divergence(self, what: str, batches: list[Any]) -> CaptionerError:
-        examples = "; ".join(self.task.describe(batch) for batch in batches)
+        own = "; ".join(self.task.describe(batch) for batch in batches)
+        examples = "; ".join(self.processes.gather(own))
         saved = checkpoint.list_checkpoints(self.folder)
         again = f"resume {saved[-1]}" if saved else "start again"
         return CaptionerError(
@@ -239,7 +223,8 @@ class _Fit:
             self.saved = None
         if state.step < self.total and state.epoch % trainer.validate_every:
             return
-        with checkpoint.preserved_random_state():  # how often a run is validated does not change what it learns
+        averaged = self.average.in_place() if self.average else contextlib.nullcontext()
+        with averaged, states.preserved_random_state():  # how often it is validated does not change what is learnt
             metrics = self._validate()
         shown = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         progress.report(f"epoch {state.epoch + state.position / max(1, batches):.3g}/{trainer.epochs}", shown)
@@ -248,47 +233,59 @@ class _Fit:
     def _validate(self) -> dict[str, Any]:
         """Metrics of the model as it is; the best so far is exported."""
         self.task.module.eval()
-        with self.accelerator.autocast():
-            metrics = self.task.validate()
-        state, monitor = self.state, self.task.monitor
-        state.validated = state.step
-        self._track({"epoch": state.epoch, **{f"validation/{key}": value for key, value in metrics.items()}})
-        if monitor.improves(metrics[monitor.metric], state.best):
-            with warn_instead_of_stop("the best model so far is not exported"):
-                if self.accelerator.is_main_process:
-                    self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
-                state.best, state.best_step = metrics[monitor.metric], state.step
+        with self.processes.whole_module(self.task, self.copied):
+            with self.accelerator.autocast():
+                metrics = self.processes.agree(self.task.validate())
+            self._keep_best(metrics)
         return metrics
+
+    def _keep_best(self, metrics: dict[str, Any]) -> None:
+        """Record the metrics; where they are the best so far, export the model."""
+        state, monitor = self.state, self.task.monitor
+        state.validated, state.stale = state.step, state.stale + 1
+        self._track({"epoch": state.epoch, **{f"validation/{key}": value for key, value in metrics.items()}})
+        if not monitor.improves(metrics[monitor.metric], state.best):
+            return
+        state.stale = 0
+        stored = False
+        with warn_instead_of_stop("the best model so far is not exported"):
+            if self.processes.is_main:
+                self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
+            stored = True
+        if self.processes.agree(stored):
+            state.best, state.best_step = metrics[monitor.metric], state.step
 
     def _save(self) -> Path | None:
         """Write a checkpoint and remove old ones; a full disk is a warning, the earlier checkpoints stay."""
-        if not self.accelerator.is_main_process:
-            return None
-        with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
-            self.saved = checkpoint.save_checkpoint(
-                self.folder,
-                step=self.state.step,
-                model=checkpoint.module_state(self.bare_module),
-                optimizer=checkpoint.optimizer_state(self.optimizer),
-                state={
-                    **asdict(self.state),
-                    "random": checkpoint.random_state(),
-                    "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                },
-            )
-            checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
+        # Every process has a part in this, though only the main one writes.
+        own_states = self.processes.gather_states(self.task)
+        model, optimizer = states.module_state(self.bare_module), states.optimizer_state(self.optimizer)
+        average = self.average.state() if self.average else None
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        if self.processes.is_main:
+            with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
+                self.saved = checkpoint.save_checkpoint(
+                    self.folder,
+                    step=self.state.step,
+                    model=model,
+                    optimizer=optimizer,
+                    average=average,
+                    state={**asdict(self.state), **own_states, "scaler": scaler},
+                )
+                checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
+        self.saved = self.processes.agree(self.saved)
         return self.saved
 
     def _load(self, folder: Path, content: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        checkpoint.load_module_state(self.bare_module, checkpoint.read_tensors(folder, "model"), origin=folder)
+        states.load_module_state(self.bare_module, checkpoint.read_tensors(folder, "model"), origin=folder)
         optimizer = checkpoint.read_tensors(folder, "optimizer")
-        checkpoint.load_optimizer_state(self.optimizer, optimizer, origin=folder)
-        checkpoint.load_random_state(content["random"])
+        states.load_optimizer_state(self.optimizer, optimizer, origin=folder)
+        self.processes.restore_states(self.task, content, origin=folder)
         if content["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         # The first checkpoints did not say when they were validated; they were written after a validation.
-        content = {"validated": content["step"], **content}
+        content = {"validated": content["step"], "stale": 0, **content}
         self.state = RunState(**{name: content[name] for name in RunState.__dataclass_fields__})
         self.saved = folder
 

@@ -8,7 +8,8 @@ import tyro
 
 from captioner.commands.settings_arguments import ExtraFlags, format_flags, parse_settings
 from captioner.errors import ConfigError
-from captioner.settings import DataSettings, DecoderSettings, OptimSettings, Settings, settings_differences
+from captioner.settings import DataSettings, DecoderSettings, OptimSettings, Settings
+from captioner.settings_json import changed_settings
 
 PRESETS = {
     "scenes": Settings(),
@@ -40,7 +41,7 @@ def test_flags_change_the_preset():
         "flickr8k", "--optim.betas", "0.8", "0.9", "--decoder.max_length=48", "--tracking.wandb"
     )
     assert preset == "flickr8k"
-    assert settings_differences(PRESETS["flickr8k"], settings) == [
+    assert list(changed_settings(PRESETS["flickr8k"], settings).values()) == [
         "decoder.max_length: 64 -> 48",
         "optim.betas: (0.9, 0.98) -> (0.8, 0.9)",
         "tracking.wandb: False -> True",

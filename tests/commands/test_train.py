@@ -1,22 +1,17 @@
 """`captioner train`: what a run leaves behind, going on with it, and stopping it."""
 
+import errno
 import json
-import os
+import pickle
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from captioner import Captioner
+from captioner import Captioner, publish
 from captioner.commands import train
 from captioner.run_folder import read_settings
-from captioner.settings import settings_from_dict, settings_to_dict
-
-ROOT = Path(__file__).parents[2]
 
 
 def read_lines(run: Path) -> list[dict]:
@@ -111,11 +106,13 @@ def test_a_finished_run_is_evaluated_again(workshop, copied, capsys):
     assert all(weights[name].equal(after[name]) for name in weights)
 
 
-@pytest.mark.parametrize("words", [["--decoder.width", "32"], ["--projection.kind", "mlp"]])
-def test_settings_that_do_not_fit_a_resumed_run_leave_it_as_it_was(workshop, copied, words, told):
+def test_settings_that_do_not_fit_a_resumed_run_leave_it_as_it_was(workshop, copied, told):
     before = contents(copied)
+    words = ["--decoder.width", "32", "--projection.kind", "mlp"]
     assert workshop.train("--resume", str(copied), *words) == 2
-    assert "weights do not fit the settings" in told()
+    line = told()
+    assert "the run cannot go on with decoder.width: 16 -> 32" in line
+    assert "the run cannot go on with projection.kind: 'linear' -> 'mlp'" in line
     assert contents(copied) == before
 
 
@@ -127,38 +124,57 @@ def test_a_torn_newest_checkpoint_is_passed_over(workshop, copied, capsys):
     assert f"{copied / 'step-00000003'} is damaged" in capsys.readouterr().err
 
 
-def test_a_signal_in_the_middle_of_training_saves_and_says_how_to_go_on(workshop, tmp_path):
-    settings = workshop.preset(
-        trainer={"folder": str(tmp_path), "max_steps": 0, "epochs": 100_000, "validate_every": 100_000}
+def test_the_best_of_a_run_names_the_run_to_go_on_with(workshop, copied):
+    assert workshop.train("--resume", str(copied / "best"), "--trainer.max-steps", "3") == 0
+    assert (copied / "step-00000003").is_dir()
+    resumed = json.loads((copied / "settings.json").read_text())["resumed"]
+    assert [(entry["step"], entry["changed"][-1]) for entry in resumed] == [(2, "trainer.max_steps: 2 -> 3")]
+
+
+def test_automatic_resuming_starts_and_then_goes_on(workshop, tmp_path):
+    words = ["--resume", "auto", "--trainer.folder", str(tmp_path), "--trainer.run", "r", "--optim.lr", "0.02"]
+    assert workshop.train(*words, "--trainer.max-steps", "1") == 0
+    assert workshop.train(*words, "--trainer.max-steps", "2") == 0
+    assert [line["step"] for line in read_lines(tmp_path / "r") if "train/loss" in line] == [1, 2]
+    assert read_settings(tmp_path / "r")[1].optim.lr == 0.02
+    for folder in (tmp_path / "r").glob("step-*"):  # killed before its first checkpoint, with an export already
+        shutil.rmtree(folder)
+    assert workshop.train(*words, "--trainer.max-steps", "1") == 0
+    assert [line["step"] for line in read_lines(tmp_path / "r") if "train/loss" in line] == [1]
+
+
+def test_automatic_resuming_does_not_begin_anew_over_damaged_checkpoints(workshop, copied, capsys):
+    (copied / "step-00000002" / "state.json").write_text("torn")
+    words = ["--resume", "auto", "--trainer.run", "copied", "--trainer.folder", str(copied.parent)]
+    assert workshop.train(*words) == 2
+    assert f"{copied} holds no whole checkpoint to resume" in capsys.readouterr().err
+    assert (copied / "step-00000002").is_dir()
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "tokenizer.json", "best/config.json", "best/model.safetensors"])
+def test_pickles_in_a_run_are_never_opened(workshop, copied, monkeypatch, tmp_path, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    (copied / name).write_bytes(pickle.dumps(Bomb()))
+    assert workshop.train("--resume", str(copied)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert Path(name).name in error
+    assert not Path("exploded").exists()
+
+
+def test_a_full_disk_at_the_end_says_how_to_go_on(workshop, copied, monkeypatch, capsys):
+    def fill_disk(captioner, folder):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(publish, "export", fill_disk)
+    assert workshop.train("--resume", str(copied)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == (
+        f"error: the test figures could not be written to {copied / 'best'} (No space left on device); "
+        f"free some space and go on with: captioner train tiny --resume {copied}"
     )
-    (tmp_path / "tiny.json").write_text(json.dumps(settings_to_dict(settings)))
-    script = (
-        "import json, sys; from captioner.commands.train import main;"
-        "from captioner.settings import settings_from_dict;"
-        "presets = {'tiny': settings_from_dict(json.load(open(sys.argv[1])))};"
-        "sys.exit(main(sys.argv[2:], presets=presets))"
-    )
-    words = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "tiny.json"), "tiny"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
-        metrics = tmp_path / "tiny" / "metrics.jsonl"
-        for _ in range(6000):  # a minute at most
-            if process.poll() is not None or (metrics.exists() and metrics.read_text().count("\n") >= 3):
-                break
-            try:
-                process.wait(0.01)
-            except subprocess.TimeoutExpired:
-                continue
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    (saved,) = (tmp_path / "tiny").glob("step-*")
-    line = errors.splitlines()[-1]
-    assert line == f"stopped by SIGINT; saved {saved}; go on with: captioner train tiny --resume {tmp_path / 'tiny'}"
-    step = int(saved.name.removeprefix("step-"))
-    assert workshop.train("--resume", str(tmp_path / "tiny"), "--trainer.max-steps", str(step + 1)) == 0
-    steps = [entry["step"] for entry in read_lines(tmp_path / "tiny") if "train/loss" in entry]
-    assert steps == list(range(1, step + 2))
-    recorded = json.loads((tmp_path / "tiny" / "settings.json").read_text())
-    assert settings_from_dict(recorded["settings"]).trainer.max_steps == step + 1

@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001 - typographic quotes and dashes are what is tested here
 import importlib.util
+import operator
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from captioner.evaluation import ptb
 from captioner.evaluation.ptb import tokenize
 
 # Captions and what Stanford's PTBTokenizer 3.4.1 makes of them, less COCO's list of punctuation. They are compared with
@@ -77,6 +80,13 @@ CASES = [
     (":) :-( ;) :D <:) ^_^ -_- (^_^) =) :/", ":-rrb- :--lrb- ;-rrb- :d <:-rrb- ^_^ -_- -lrb-^_^-rrb- =-rrb- /"),
     ("co\xadop soft\xadhyphen zero\u200bwidth", "coop softhyphen zero width"),
     ("e’s", "e 's"),
+    ("pro- and Anti-, pre- non-", "pro- and anti- pre non"),
+    ("&LT;a&Gt; A&AMP;M &Mdash; &NBSP; &Quot; it&APOS;s", "< a > a&m &quot; it &apos;s"),
+    ("No. ３ ３/４ ٣:٣ .３ m²² H₂O", "no. ３\xa0３/４ ٣:٣ .３ m ²² h ₂ o"),
+    ("Http://foo.com a\u2003foo.com me@foo.com\u2003x", "http://foo.com a\u2003foo.com me@foo.com\u2003x"),
+    ("can't\xadbe B's\xadx 2x4\xadx dog\xad.\xad file.txt #a\xadb", "ca n't be b 's x 2x4 x dog. file.txt #a\xadb"),
+    ("A&M., R&B.; rock'n\u2003roll &eacute;y'all", "a&m. r&b. rock n roll &eacute;y all"),
+    ("1\x851/2 a\x1cb I.\u202fThe dog", "1 1/2 a b i. the dog"),
 ]
 # What may stand side by side in a caption, with and without a space: every kind of token that the tokenizer knows.
 HARD = """
@@ -129,6 +139,25 @@ def test_java_agrees_with_the_cases_and_on_hard_lines():
     if java is not None:
         different = [(line, *pair) for line, *pair in zip(lines, java, tokenized, strict=True) if pair[0] != pair[1]]
         assert different == []
+
+
+def test_known_words_give_what_all_rules_give(monkeypatch):
+    """Plain words and runs of characters are looked up; the rules at every place of the text are the slow way."""
+    others = ["A dog don'tx.", "swi&apos;ng.", "A dog", "word-fig.", "5 dogs", "a. .", "x"]
+    lines = make_hard_lines(2000, seed=1) + others
+    fast = tokenize(lines)
+    always, never = re.compile(""), re.compile("(?!)")
+    for name, pattern in (("_PLAIN", never), ("_HINTS_AT_CONTEXT", always), ("_NEEDS_CONTEXT", always)):
+        monkeypatch.setattr(ptb, name, pattern)
+    assert tokenize(lines) == fast
+
+
+@pytest.mark.slow
+def test_java_agrees_on_many_hard_lines():
+    lines = make_hard_lines(60_000, seed=2)
+    java = run_java(lines)
+    if java is not None:
+        assert sum(map(operator.ne, java, tokenize(lines))) <= len(lines) // 10_000
 
 
 def test_next_caption_decides_about_initials_and_numbers():

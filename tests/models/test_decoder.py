@@ -28,35 +28,6 @@ def make_inputs(*, images=3, length=7, patches=5):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("beams", [1, 3])
-def test_steps_with_a_cache_give_the_logits_of_the_whole_caption(positions, beams):
-    decoder = make_decoder(positions=positions)
-    tokens, memory = make_inputs(images=2 * beams)
-    memory = memory[:2]
-    expected = decoder(tokens, memory.repeat_interleave(beams, dim=0))
-    cache = decoder.start(memory, beams=beams, max_length=9)
-    steps = [decoder.step(tokens[:, place], cache) for place in range(tokens.shape[1])]
-    torch.testing.assert_close(torch.stack(steps, dim=1), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_a_beam_goes_on_from_the_beam_it_is_told(positions):
-    """Images 0 and 2 stay, with two beams each; the beams of 0 change places, those of 2 both go on from its first."""
-    decoder = make_decoder(positions=positions)
-    tokens, memory = make_inputs(images=6)
-    memory = memory[:3]
-    cache = decoder.start(memory, beams=2, max_length=9)
-    for place in range(3):
-        decoder.step(tokens[:, place], cache)
-    rows = torch.tensor([1, 0, 4, 4])
-    cache.select(torch.tensor([0, 2]), rows)
-    last = torch.tensor([3, 4, 5, 6])
-    whole = torch.cat([tokens[rows, :3], last[:, None]], dim=1)
-    expected = decoder(whole, memory[[0, 0, 2, 2]])[:, -1]
-    torch.testing.assert_close(decoder.step(last, cache), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
 def test_a_later_token_leaves_earlier_logits_unchanged(positions):
     decoder = make_decoder(positions=positions)
     tokens, memory = make_inputs()
@@ -113,11 +84,19 @@ def test_tied_embeddings_are_one_tensor():
     assert (gradient.abs().sum(dim=-1) > 0).all()  # through the output layer also for tokens that do not occur
 
 
-def test_learned_positions_end_at_the_longest_caption_and_rotary_ones_do_not():
-    _, memory = make_inputs()
-    with pytest.raises(AssertionError, match="10"):
-        make_decoder().start(memory, beams=1, max_length=10)
-    make_decoder(positions="rotary").start(memory, beams=1, max_length=10)
+def test_the_weights_of_cross_attention_are_those_it_reads_with():
+    decoder = make_decoder(layers=1)
+    tokens, memory = make_inputs(images=2)
+    weights = decoder.cross_attention(tokens, memory)
+    assert weights.shape == (1, 2, SETTINGS.heads, 7, 5)
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(1, 2, SETTINGS.heads, 7))
+    seen = []
+    block = decoder.blocks[0].cross_attention
+    block.output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    decoder(tokens, memory)
+    _, values = block.remember(memory)
+    expected = (weights[0] @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(seen[-1], expected, rtol=0, atol=1e-6)
 
 
 def test_dropout_works_in_training_only():

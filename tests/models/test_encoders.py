@@ -22,13 +22,12 @@ from torch import nn
 from captioner.errors import ConfigError, HubError
 from captioner.models import encoder_files
 from captioner.models.encoders import (
-    _fold,
     encoder_config,
     encoder_fingerprint,
     encoder_from_config,
-    fast_encode,
     load_encoder,
 )
+from captioner.models.fast_encoding import _fold, fast_encode
 from captioner.models.image_processors import ImageProcessor, load_processor
 from captioner.settings import EncoderSettings
 
@@ -174,6 +173,33 @@ def test_fast_encode_leaves_a_trainable_encoder_in_training():
     fast_encode(encoder)(pixels())
     assert encoder.training
     assert encoder_fingerprint(encoder) == before
+
+
+def gradients_and_kept_numbers(settings):
+    """The gradients of an encoder that is the same each time, and how many numbers were kept for them."""
+    torch.manual_seed(1)
+    encoder, sizes = load_encoder(settings), []
+
+    def keep(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = encoder(pixels()).square().sum()
+    loss.backward()
+    return {name: each.grad for name, each in encoder.named_parameters() if each.requires_grad}, sum(sizes)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients_from_fewer_kept_activations():
+    expected, all_kept = gradients_and_kept_numbers(settings_for("vit", trainable=True))
+    gradients, kept = gradients_and_kept_numbers(settings_for("vit", trainable=True, gradient_checkpointing=True))
+    torch.testing.assert_close(gradients, expected, rtol=1e-6, atol=1e-7)
+    assert kept < all_kept / 2
+
+
+def test_gradient_checkpointing_is_refused_where_the_model_cannot_do_it():
+    with pytest.raises(ConfigError, match=r"^encoder.gradient_checkpointing: mobilenet_v2 cannot do without its"):
+        load_encoder(settings_for("mobilenet_v2", trainable=True, gradient_checkpointing=True))
 
 
 def test_fingerprint_depends_on_every_weight():

@@ -23,7 +23,8 @@ from captioner.settings import (
 )
 from captioner.tasks.base import Monitor
 from captioner.tasks.captioning import CaptioningTask
-from captioner.training.loop import build_accelerator, fit
+from captioner.training.device import build_accelerator
+from captioner.training.loop import fit
 from captioner.training.tracking import Trackers
 
 CAPTIONS = [
@@ -117,6 +118,31 @@ def test_loss_is_the_mean_over_all_tokens_of_the_batch(parts):
         losses += nn.functional.cross_entropy(logits[0], targets, reduction="none").tolist()
     assert output.report == {"pairs": 4, "tokens": len(losses)}
     assert output.loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_an_image_with_all_its_captions_gives_the_gradients_of_its_pairs(parts):
+    captions = [[parts.tokenizer.encode(CAPTIONS[(image + k) % 8]) for k in range(5)] for image in range(4)]
+    special = {"start": parts.tokenizer.start_id, "end": parts.tokenizer.end_id, "max_length": 32}
+    gradients, rows = [], []
+    for captions_per_row, batch_images in ((0, 4), (1, 20)):
+        task = parts.task(label_smoothing=0.1)
+        torch.manual_seed(1)
+        task.module.encoder = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())
+        batches = CaptionBatches(
+            captions,
+            lambda rows, views: parts.features[rows],
+            batch_images=batch_images,
+            captions_per_row=captions_per_row,
+            **special,
+        )
+        [batch] = batches.batches(0)
+        assert batch.pairs == 20
+        rows.append(len(batch.rows))
+        task.loss(batch).loss.backward()
+        gradients.append({name: each.grad for name, each in task.module.named_parameters()})
+    assert rows == [4, 20]
+    assert gradients[0]["encoder.0.weight"].abs().max() > 1e-3
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-6)
 
 
 def test_label_smoothing_is_for_training_only(parts):

@@ -23,7 +23,8 @@ from captioner.settings import (
 )
 from captioner.tasks.captioning import CaptioningTask
 from captioner.training.checkpoint import find_checkpoint
-from captioner.training.loop import RunState, build_accelerator, fit
+from captioner.training.device import build_accelerator
+from captioner.training.loop import RunState, fit
 from captioner.training.tracking import open_trackers
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "pink")
@@ -141,6 +142,12 @@ class TinyRun:
 @pytest.fixture
 def tiny_run(tmp_path: Path, tokenizer: CaptionTokenizer) -> TinyRun:
     return TinyRun(tmp_path / "run", tokenizer)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tokenizer: CaptionTokenizer) -> Callable[[str], TinyRun]:
+    """More runs beside ``tiny_run``, by name."""
+    return lambda name: TinyRun(tmp_path / name, tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,16 @@
 import errno
 import json
 import pickle
-import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from captioner.errors import CheckpointError
-from captioner.training import checkpoint
+from captioner.training import checkpoint, states
 
-FILES = (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE)
+FILES = (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.AVERAGE, checkpoint.STATE)
 
 
 @pytest.fixture
@@ -26,7 +23,8 @@ def save(tmp_path):
             step=step,
             model={"weight": torch.arange(6.0).view(2, 3) + step},
             optimizer={"weight/exp_avg": torch.full((2, 3), float(step))},
-            state={"epoch": 1, "random": checkpoint.random_state()},
+            average={"weight": torch.full((2, 3), step - 0.5)},
+            state={"epoch": 1, "random": states.random_state()},
         )
 
     return save
@@ -35,7 +33,7 @@ def save(tmp_path):
 def seal(folder, **changes):
     """Change a state.json as a writer would, with its sums right."""
     content = {**json.loads((folder / checkpoint.STATE).read_text()), **changes}
-    content["files"] = {name: checkpoint.checksum(folder / name) for name in FILES[:2]}
+    content["files"] = {name: checkpoint.checksum(folder / name) for name in FILES[:-1]}
     content["checksum"] = checkpoint._content_checksum(content)
     (folder / checkpoint.STATE).write_text(json.dumps(content))
 
@@ -48,7 +46,14 @@ def test_save_and_read(save, tmp_path):
     assert (state["format"], state["step"], state["epoch"]) == (1, 1200, 1)
     assert checkpoint.read_tensors(folder, "model")["weight"].tolist() == [[1200, 1201, 1202], [1203, 1204, 1205]]
     assert checkpoint.read_tensors(folder, "optimizer")["weight/exp_avg"].eq(1200).all()
+    assert checkpoint.read_tensors(folder, "average")["weight"].eq(1199.5).all()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00001200"]
+
+
+def test_a_checkpoint_without_an_average_is_whole(tmp_path):
+    folder = checkpoint.save_checkpoint(tmp_path, step=1, model={}, optimizer={}, state={})
+    assert sorted(checkpoint.read_state(folder)["files"]) == [checkpoint.MODEL, checkpoint.OPTIMIZER]
+    assert not (folder / checkpoint.AVERAGE).exists()
 
 
 def truncate(path):
@@ -239,95 +244,10 @@ def test_failed_text_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint.os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         checkpoint.write_text(path, "new")
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
-
-
-def make_tied():
-    module = nn.ModuleDict(
-        {"embedding": nn.Embedding(3, 2), "output": nn.Linear(2, 3, bias=False), "norm": nn.BatchNorm1d(2)}
-    )
-    module["output"].weight = module["embedding"].weight
-    return module
-
-
-def test_tied_weights_are_stored_once_and_tied_when_loaded(tmp_path):
-    module, other = make_tied(), make_tied()
-    module["norm"].num_batches_tracked += 7
-    tensors = checkpoint.module_state(module)
-    assert sorted(tensors) == [
-        "embedding.weight",
-        *(f"norm.{name}" for name in ("bias", "num_batches_tracked", "running_mean", "running_var", "weight")),
-    ]
-    checkpoint.load_module_state(other, tensors, origin=tmp_path)
-    assert other["output"].weight is other["embedding"].weight
-    assert torch.equal(other["output"].weight, module["output"].weight)
-    assert other["norm"].num_batches_tracked == 7
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"embedding.weight": torch.zeros(4, 2)},
-            r"run: 1 weights do not fit the settings \(first: embedding.weight\)",
-        ),
-        ({"encoder.weight": torch.zeros(1)}, r"run: 1 weights do not fit the settings \(first: encoder.weight\)"),
-    ],
-)
-def test_weights_of_other_settings(change, message):
-    module = make_tied()
-    with pytest.raises(CheckpointError, match=message):
-        checkpoint.load_module_state(module, {**checkpoint.module_state(module), **change}, origin=Path("run"))
-
-
-def test_optimizer_of_other_settings():
-    module = nn.Linear(1, 1)
-    optimizer = torch.optim.AdamW([{"params": [module.weight], "names": ["weight"]}])
-    tensors = {"bias/exp_avg": torch.zeros(1)}
-    with pytest.raises(
-        CheckpointError, match=r"^run: 'bias' is not trained by these settings; resume with the run's own$"
-    ):
-        checkpoint.load_optimizer_state(optimizer, tensors, origin=Path("run"))
-
-
-def test_optimizer_state_comes_back():
-    def make():
-        module = nn.Linear(2, 1)
-        return module, torch.optim.AdamW([{"params": [module.weight, module.bias], "names": ["weight", "bias"]}])
-
-    (module, optimizer), (_, other) = make(), make()
-    module(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    tensors = checkpoint.optimizer_state(optimizer)
-    assert sorted(tensors) == [
-        f"{name}/{key}" for name in ("bias", "weight") for key in ("exp_avg", "exp_avg_sq", "step")
-    ]
-    checkpoint.load_optimizer_state(other, tensors, origin=Path("run"))
-    torch.testing.assert_close(other.state_dict()["state"], optimizer.state_dict()["state"], rtol=0, atol=0)
-
-
-def draw():
-    return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()
-
-
-def test_random_state_survives_json():
-    random.gauss(0, 1), np.random.randn()  # each keeps a second number back
-    state = json.loads(json.dumps(checkpoint.random_state()))
-    first = draw()
-    checkpoint.load_random_state(state)
-    assert draw() == first
-
-
-def test_random_state_is_preserved_also_through_an_error():
-    state = checkpoint.random_state()
-    first = draw()
-    checkpoint.load_random_state(state)
-    with pytest.raises(ValueError, match="drawn"), checkpoint.preserved_random_state():  # noqa: PT012
-        draw()
-        raise ValueError("drawn")
-    assert draw() == first
 
 
 def test_saving_a_step_again_replaces_it(save, tmp_path):
@@ -335,3 +255,16 @@ def test_saving_a_step_again_replaces_it(save, tmp_path):
     shutil.copytree(save(1), tmp_path / ".step-00000001.retired")
     assert checkpoint.read_state(save(1))["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_leftovers_of_a_kill_are_cleared(save, tmp_path):
+    save(1), save(2)
+    (tmp_path / "step-00000002").rename(tmp_path / ".step-00000002.retired")  # killed between the two renames
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000001.retired")  # killed before the old one went
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000003.writing")
+    (tmp_path / ".metrics.jsonl.writing").write_text("half")
+    (tmp_path / "metrics.jsonl").write_text("whole")
+    checkpoint.clear_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000001", "step-00000002", "metrics.jsonl"}
+    assert checkpoint.find_checkpoint(tmp_path)[1]["step"] == 2
+    checkpoint.clear_leftovers(tmp_path / "nowhere")

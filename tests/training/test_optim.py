@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from captioner.settings import OptimSettings, ScheduleSettings
-from captioner.training.optim import build_optimizer, learning_rate_factor, parameter_groups, set_learning_rate
+from captioner.training.optim import (
+    build_optimizer,
+    layers_below_top,
+    learning_rate_factor,
+    parameter_groups,
+    set_learning_rate,
+)
 
 SETTINGS = OptimSettings(lr=1e-2, encoder_lr=1e-4, weight_decay=0.1, betas=(0.8, 0.9))
 
@@ -46,6 +52,44 @@ def test_groups_by_rule():
     parameters = dict(network.named_parameters())
     for group in parameter_groups(network, SETTINGS):
         assert all(parameters[name] is each for name, each in zip(group["names"], group["params"], strict=True))
+
+
+class LayeredEncoder(nn.Module):
+    """Embeddings, three blocks, each with a list of its own, and a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings = nn.Linear(4, 4)
+        self.blocks = nn.ModuleList(nn.ModuleDict({"parts": nn.ModuleList([nn.Linear(4, 4)] * 9)}) for _ in range(3))
+        self.norm = nn.LayerNorm(4)
+
+
+def test_layers_are_counted_from_the_top():
+    depths = layers_below_top(LayeredEncoder())
+    assert {name.removesuffix(".weight"): depth for name, depth in depths.items() if name.endswith("weight")} == {
+        "embeddings": 4,
+        "blocks.0.parts.0": 3,
+        "blocks.1.parts.0": 2,
+        "blocks.2.parts.0": 1,
+        "norm": 0,
+    }
+    assert set(layers_below_top(Encoder()).values()) == {0}
+    assert layers_below_top(None) == {}
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_a_layer_decay_lowers_the_rates_of_the_encoder_alone(decay):
+    network = Network()
+    network.encoder = LayeredEncoder()
+    rates = {}
+    for group in parameter_groups(network, OptimSettings(lr=1e-2, encoder_lr=1e-4, layer_decay=decay)):
+        assert group["lr"] == group["peak_lr"]
+        rates.update(dict.fromkeys(group["names"], group["peak_lr"]))
+    assert rates["encoder.norm.weight"] == 1e-4
+    assert rates["encoder.blocks.2.parts.0.bias"] == pytest.approx(1e-4 * decay)
+    assert rates["encoder.blocks.0.parts.0.weight"] == pytest.approx(1e-4 * decay**3)
+    assert rates["encoder.embeddings.weight"] == pytest.approx(1e-4 * decay**4)
+    assert rates["attention.in_proj_weight"] == 1e-2
 
 
 def test_optimizer_has_the_settings():

@@ -3,42 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_decoders import END, PAD, PLAIN, SPECIAL, START, UNKNOWN, WIDTH, make_decoder, make_memory
 
-from captioner.decoding import SpecialTokens, generate
+from captioner.decoding.generation import generate, generate_each
 from captioner.errors import CaptionerError
-from captioner.models.decoder import TransformerDecoder
-from captioner.settings import DecoderSettings, DecodingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-PAD, START, END, UNKNOWN = range(4)
-SPECIAL = SpecialTokens(start=START, end=END, pad=PAD, unknown=UNKNOWN)
-WIDTH = 16
-PLAIN = DecodingSettings(beams=1, max_length=8, min_length=0, no_repeat_ngram=0, length_penalty=0.7)
-
-
-def make_decoder(*, vocabulary=12, seed=3, scale=0.6, positions="learned"):
-    """A decoder whose random probabilities are far from even, so that searching matters."""
-    settings = DecoderSettings(
-        width=WIDTH,
-        layers=2,
-        heads=2,
-        feedforward=2,
-        dropout=0.0,
-        max_length=12,
-        positions=positions,
-        tie_embeddings=False,
-    )
-    torch.manual_seed(seed)
-    decoder = TransformerDecoder(settings, vocabulary_size=vocabulary).eval()
-    for parameter in decoder.parameters():
-        torch.nn.init.normal_(parameter, std=scale)
-    decoder.norm.reset_parameters()  # no token is likely everywhere
-    return decoder
-
-
-def make_memory(images=1, *, seed=0):
-    return torch.randn(images, 4, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 def next_log_probabilities(decoder, memory, tokens):
@@ -143,18 +113,52 @@ def test_scores_are_the_log_probabilities_of_the_decoder_without_its_cache(beams
             assert hypothesis.score == pytest.approx(sum(expected) / len(expected) ** length_penalty, abs=1e-5)
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-def test_neither_the_batch_nor_the_order_changes_a_caption(beams):
-    decoder, memory = make_decoder(), make_memory(20)
-    settings = replace(PLAIN, beams=beams, no_repeat_ngram=2)
+WAYS = {
+    "greedy": {"beams": 1},
+    "beam": {"beams": 4},
+    "diverse": {"beams": 4, "beam_groups": 2},
+    "samples": {"samples": 3, "temperature": 1.3, "top_p": 0.9, "seed": 5},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_neither_the_batch_nor_the_order_changes_a_caption(way):
+    """Alone, in 64, in any order, and in slots that images leave and others take."""
+    decoder, memory = make_decoder(), make_memory(64)
+    settings = replace(PLAIN, no_repeat_ngram=2, batch_size=64, **WAYS[way])
     together = generate(decoder, memory, settings, SPECIAL)
     lengths = {len(hypotheses[0].tokens) for hypotheses in together}
     assert len(lengths) > 2, "images must leave the batch at different steps for this to be tested"
-    alone = [generate(decoder, image[None], settings, SPECIAL)[0] for image in memory]
-    assert texts(alone) == texts(together)
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
-    shuffled = generate(decoder, memory[order], settings, SPECIAL)
-    assert texts(shuffled) == [texts(together)[image] for image in order.tolist()]
+    alone = [generate(decoder, image[None], settings, SPECIAL)[0] for image in memory[:20]]
+    assert texts(alone) == texts(together[:20])
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    for batch_size in (1, 7, 64):
+        shuffled = generate(decoder, memory[order], replace(settings, batch_size=batch_size), SPECIAL)
+        assert texts(shuffled) == [texts(together)[image] for image in order.tolist()]
+        for image, found in zip(order.tolist(), shuffled, strict=True):
+            scores = [one.score for one in together[image]]
+            assert [one.score for one in found] == pytest.approx(scores, abs=1e-5)
+
+
+def test_images_come_in_parts_of_any_size_and_are_asked_for_when_a_slot_is_free():
+    decoder, memory = make_decoder(), make_memory(30)
+    settings, asked = replace(PLAIN, beams=2, batch_size=4), []
+
+    def parts():
+        for part in memory.split([1, 6, 2, 20, 1]):
+            asked.append(len(part))
+            yield part
+
+    found = {}
+    for image, hypotheses in generate_each(decoder, parts(), settings, SPECIAL):
+        found[image] = hypotheses
+        assert sum(asked[:-1]) <= len(found) + 2 * 4  # some may be finished, but not yielded yet
+    assert texts([found[image] for image in range(30)]) == texts(generate(decoder, memory, settings, SPECIAL))
+
+
+def test_no_images_give_no_captions():
+    assert generate(make_decoder(), make_memory(0), PLAIN, SPECIAL) == []
+    assert list(generate_each(make_decoder(), [], PLAIN, SPECIAL)) == []
 
 
 @pytest.mark.parametrize("beams", [1, 5])

@@ -1,0 +1,1 @@
+"""From image tokens to captions."""
