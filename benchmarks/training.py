@@ -84,7 +84,8 @@ def describe_work(work: Work) -> str:
     shape, encoder = work.settings.decoder, json.loads(work.settings.encoder.config)
     return (
         f"{work.images} images of {Path(work.dataset).name}, {work.batch_pairs} pairs a batch;"
-        f" decoder {shape.width} wide, {shape.layers} layers, {shape.heads} heads, vocabulary {work.vocabulary:,}; encoder {encoder['model_type']},"
+        f" decoder {shape.width} wide, {shape.layers} layers, {shape.heads} heads,"
+        f" vocabulary {work.vocabulary:,}; encoder {encoder['model_type']},"
         f" {encoder['hidden_size']} wide, {encoder['num_hidden_layers']} layers, patches of {encoder['patch_size']}"
     )
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,7 @@ EXAMPLES = """examples:
   captioner evaluate me/captioner --data data/flickr8k --beams 5 --output scores.json
   captioner evaluate --predictions theirs.json --references dataset_flickr30k.json --output theirs-scores.json
 """
-MODEL_ONLY = (
-    *(field.name for field in fields(DecodingSettings) if field.name != "seed"),  # seeds the intervals too
-    *("data", "limit", "examples", "allow_overlap", "update_card"),
-)
+MODEL_ONLY = ("data", "limit", "examples", "allow_overlap", "update_card")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,13 +53,8 @@ def _parser() -> CommandParser:
         help="what to compare predictions with: COCO annotations, a Karpathy JSON or a prepared dataset's folder",
     )
     parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
-    parser.add_argument(
-        "--seed",
-        type=int,
-        metavar="N",
-        help="of the confidence intervals (default: 0) and of sampled captions (default: the model's own)",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images (default: all)")
+    parser.add_argument("--bootstrap-seed", type=int, default=0, help="of the confidence intervals (default: 0)")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images (default: all)")
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
     parser.add_argument("--examples", metavar="FILE.png", help="draw the best, median and worst captions with images")
     parser.add_argument("--update-card", action="store_true", help="put the scores into the export's model card")
@@ -72,7 +64,7 @@ def _parser() -> CommandParser:
         action="store_true",
         help="score other images than the published split has, or only the predicted ones; the result says so",
     )
-    add_decoding_flags(parser, leave_out=["seed"])
+    add_decoding_flags(parser)
     return parser
 
 
@@ -88,26 +80,22 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError("name a model, or --predictions with --references; see captioner evaluate --help")
     if bool(options.predictions) != bool(options.references):
         raise ConfigError("--predictions and --references belong together; give both")
-    if options.predictions and (given := [name for name in MODEL_ONLY if _is_given(getattr(options, name))]):
+    given = [*given_decoding(options), *(name for name in MODEL_ONLY if getattr(options, name))]
+    if options.predictions and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} needs a model; leave it out with --predictions")
     for path in filter(None, (options.output, options.examples)):
         if Path(path).is_dir():
             raise ConfigError(f"{path}: is a folder; name a file in it")
         if not Path(path).resolve().parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {Path(path).parent}; make it first")
-    if options.limit is not None and options.limit < 1:
+    if options.limit < 0:
         raise ConfigError(f"--limit {options.limit}: use 1 or more, or leave it out for all images")
-    if options.seed is not None and options.seed < 0:
-        raise ConfigError(f"--seed {options.seed}: use 0 or more")
+    if options.bootstrap_seed < 0:
+        raise ConfigError(f"--bootstrap-seed {options.bootstrap_seed}: use 0 or more")
     if options.examples and "CIDEr-D" not in _metrics(options):
         raise ConfigError("--examples are picked by CIDEr-D: have it among --metrics")
     if options.limit and options.update_card:
         raise ConfigError("--limit and --update-card: a part of a split is no score for a model card; leave one out")
-
-
-def _is_given(value: Any) -> bool:
-    """Whether the command line has a flag: 0 is a value, too."""
-    return value is not None and value is not False
 
 
 def _evaluate_predictions(options: argparse.Namespace) -> int:
@@ -128,7 +116,7 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
         scored,
         describe_set(scored, of=part),
         metrics=metrics,
-        seed=options.seed or 0,
+        seed=options.bootstrap_seed,
         notes={"predictions": options.predictions, "training_overlap": "not checked: no model"},
     )
     _report(evaluation, options, model=Path(options.predictions).stem)
@@ -161,9 +149,9 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         manifest=manifest,
         name=name,
         decoding=decoding,
-        limit=options.limit or 0,
+        limit=options.limit,
         metrics=metrics,
-        seed=options.seed or 0,
+        seed=options.bootstrap_seed,
         notes=notes,
     )
     _report(evaluation, options, model=captioner.settings.trainer.run or options.model)

@@ -30,7 +30,17 @@ def references(workshop):
 
 def test_captions_of_any_system_are_scored_without_a_model(references, predictions, tmp_path, capsys):
     output = tmp_path / "result.json"
-    words = ["--predictions", predictions(), "--references", references, "--output", str(output), "--seed", "4", *QUICK]
+    words = [
+        "--predictions",
+        predictions(),
+        "--references",
+        references,
+        "--output",
+        str(output),
+        "--bootstrap-seed",
+        "4",
+        *QUICK,
+    ]
     assert evaluate.main(words) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "test: 3 images, photos test"
@@ -88,7 +98,7 @@ def test_a_split_with_only_the_name_of_a_published_one_is_refused(predictions, t
         (["--predictions", "p.json", "--references", "r", "--allow-overlap"], "--allow-overlap needs a model"),
         (["--predictions", "p.json", "--references", "r"], "p.json: no such file; check --predictions"),
         (["--predictions", "p.json", "--references", "r", "--metrics", "FID"], "--metrics FID: choose from BLEU, "),
-        (["--predictions", "p.json", "--references", "r", "--seed", "-1"], "--seed -1: use 0 or more"),
+        (["model", "--bootstrap-seed", "-1"], "--bootstrap-seed -1: use 0 or more"),
         (["model", "--limit", "2", "--update-card"], "--limit and --update-card: a part of a split is no score"),
         (["model", "--examples", "x.png", "--metrics", "BLEU"], "--examples are picked by CIDEr-D: have it among"),
     ],
