@@ -33,7 +33,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture
 def export(tiny_captioner, tmp_path):
     """The folder of a whole export."""
-    tiny_captioner.metrics = {"test": {"metrics": {"CIDEr": 0.5}, "images": 3, "decoding": {"beams": 3}}}
+    tiny_captioner.metrics = {"test": {"metrics": {"CIDEr-D": 0.5}, "images": 3, "decoding": {"beams": 3}}}
     tiny_captioner.save_pretrained(tmp_path / "best")
     return tmp_path / "best"
 

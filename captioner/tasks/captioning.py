@@ -1,4 +1,4 @@
-"""Captioning: cross-entropy on every image-caption pair; validation by loss and CIDEr of greedy captions."""
+"""Captioning: cross-entropy on every image-caption pair; validation by loss and CIDEr-D of greedy captions."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ class CaptioningTask:
             decoding: how captions are generated; validation decodes greedily, which ranks models alike and costs less.
         """
         self.module, self.settings = module, settings
-        self.monitor = Monitor("CIDEr", "max")
+        self.monitor = Monitor("CIDEr-D", "max")
         self.split_by_process = train.split_by_process
         self._train, self._validation = train, validation
         self._references, self._image_ids, self._tokenizer = CiderReferences(references), image_ids, tokenizer
@@ -99,7 +99,7 @@ class CaptioningTask:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, Any]:
-        """Loss without smoothing, perplexity, CIDEr of greedy captions, and a few samples.
+        """Loss without smoothing, perplexity, CIDEr-D of greedy captions, and a few samples.
 
         The processes share the images out, and every one of them returns the figures of all.
         """
@@ -125,6 +125,6 @@ class CaptioningTask:
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 50.0)),
-            "CIDEr": float(self._references.score(captions).mean()),
+            "CIDEr-D": float(self._references.score(captions).mean()),
             "samples": captions[:SAMPLES],
         }
