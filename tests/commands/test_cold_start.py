@@ -10,7 +10,7 @@ from PIL import Image
 import captioner
 
 OWN = """
-    api confidence errors export_folder progress settings settings_checks settings_json
+    api confidence errors export_folder hub progress settings settings_checks settings_json
     commands commands.caption commands.caption_outputs commands.decoding_arguments commands.shell
     data data.images data.tokenizer
     decoding decoding.choosing decoding.generation decoding.hypotheses decoding.rules decoding.running
