@@ -1,5 +1,6 @@
 """What a step of the decoder must compute and move, and what the machine can: the roof over ``benchmarks.decoding``."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class Ceilings:
     """Bytes a second that a sum over a large tensor reads."""
 
 
-def measure_ceilings(device: torch.device, clock: Callable[[], float]) -> Ceilings:
+def measure_ceilings(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> Ceilings:
     """Measure the best of several repeats."""
     operations = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

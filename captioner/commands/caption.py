@@ -44,7 +44,7 @@ def _parser() -> CommandParser:
     parser.usage = "caption [options] IMAGE|FOLDER|- ..."
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE|FOLDER|-", help="files, folders, or - for an image on stdin")
-    add("--model", help="export, run or Hub id (default: the newest)")
+    add("--model", help="export, run or Hub id (default: the newest one here)")
     add("--candidates", type=int, default=1, metavar="N", help="captions an image, best first")
     add("--batch-size", type=int, metavar="N", help=f"images captioned together (default: {OPENED_TOGETHER})")
     add("--json", action="store_true", help="print a JSON object a line, with confidence")
