@@ -17,6 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.figures import add_output, write_figures
+
 BARE, PACKAGE, CAPTION = "torch and the encoder's class", "import captioner", "caption image.jpg"
 
 
@@ -26,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="folder of an export with its encoder in it")
     parser.add_argument("--image", help="default: a drawn one")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", metavar="FILE.json")
+    add_output(parser)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         image = options.image or _draw(Path(folder) / "image.jpg")
@@ -36,9 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, values in seconds.items():
         print(f"{name:<30} {medians[name]:7.2f} s   {min(values):.2f} to {max(values):.2f}")
     print(f"{'caption / bare':<30} {ratio:7.2f}")
-    if options.output:
-        content = {"machine": platform.processor(), "seconds": seconds, "medians": medians, "ratio": ratio}
-        Path(options.output).write_text(json.dumps(content, indent=1) + "\n")
+    figures = {"machine": platform.processor(), "seconds": seconds, "medians": medians, "ratio": ratio}
+    write_figures(options, figures)
     return 0
 
 

@@ -16,10 +16,10 @@ EMNLP 2021, https://arxiv.org/abs/2104.08718, appendix A) tell its details.
 kendalltau of scipy.stats is needed: pip install 'captioner[benchmarks]'.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.figures import add_output, write_figures
 from benchmarks.flickr8k_judgements import Judgements, read_captions, read_crowdflower, read_expert
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError
@@ -51,7 +51,7 @@ def _measure(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--annotations", metavar="DIR", required=True, help="folder of Flickr8k's text files")
     parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
-    parser.add_argument("--output", metavar="FILE.json", help="write the figures to this file")
+    add_output(parser)
     options = parser.parse_args(argv)
 
     from captioner.evaluation.caption_metrics import DEFAULT_METRICS
@@ -71,8 +71,7 @@ def _measure(argv: Sequence[str]) -> int:
             "tau": correlate(judgements, variant=variant, metrics=metrics),
         }
         print(format_figures(name, figures[name]))
-    if options.output:
-        Path(options.output).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_figures(options, figures)
     return 0
 
 

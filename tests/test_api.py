@@ -25,8 +25,6 @@ from captioner.models.encoders import encoder_from_config
 from captioner.models.image_processors import ImageProcessor
 from captioner.settings import DecodingSettings, EncoderSettings, ExportSettings, Settings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -19,8 +19,6 @@ from captioner.presets import PRESETS
 from captioner.settings import Settings
 from captioner.settings_checks import check_settings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SPLITS = {"train": 4, "val": 2, "test": 2}
 NAMES = {
     split: [f"{place}00{number}.jpg" for number in range(size)] for place, (split, size) in enumerate(SPLITS.items())

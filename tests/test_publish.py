@@ -7,7 +7,7 @@ from captioner import Captioner
 from captioner.errors import CheckpointError, HubError
 from captioner.publish import export, push
 
-pytestmark = [*LOOPBACK, pytest.mark.usefixtures("one_thread")]
+pytestmark = LOOPBACK
 
 FILES = {
     "README.md",

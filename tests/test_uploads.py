@@ -13,7 +13,7 @@ from captioner.publish import export
 from captioner.settings import HubSettings
 from captioner.uploads import BackgroundUploads
 
-pytestmark = [*LOOPBACK, pytest.mark.usefixtures("one_thread")]
+pytestmark = LOOPBACK
 
 HUB = HubSettings(repo_id="me/captioner")
 

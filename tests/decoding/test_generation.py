@@ -8,8 +8,6 @@ from random_decoders import END, PAD, PLAIN, SPECIAL, START, UNKNOWN, WIDTH, mak
 from captioner.decoding.generation import generate, generate_each
 from captioner.errors import CaptionerError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def next_log_probabilities(decoder, memory, tokens):
     """What follows the tokens of one caption, by the decoder without its cache [vocabulary]."""

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -62,15 +61,6 @@ class Parts:
             settings=TaskSettings(label_smoothing=label_smoothing),
             decoding=DecodingSettings(beams=3, max_length=20, no_repeat_ngram=0),
         )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks as small as these lose by a second thread on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
