@@ -22,12 +22,13 @@ from benchmarks.large_cache import train_on_many
 from benchmarks.roofline import describe_machine, measure_ceilings
 from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
 from benchmarks.turns import Contestant
-from captioner.build import BATCHES_AHEAD_OF_GPU, TRAIN, Resources, feature_recipe, frozen_encode
+from captioner.build import BATCHES_AHEAD_OF_GPU, feature_recipe, frozen_encode
 from captioner.data.encoded_images import EncodedImages
 from captioner.data.features import build_features
 from captioner.data.images import open_image
 from captioner.models.encoders import load_encoder
 from captioner.models.image_processors import load_processor
+from captioner.resources import TRAIN, Resources
 from captioner.settings import Settings
 
 BATCH = 64  # what build_features takes by default

@@ -20,8 +20,9 @@ from benchmarks.roofline import describe_machine, measure_ceilings
 from benchmarks.training_systems import SYSTEMS
 from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
 from benchmarks.turns import Contestant, take_turns
-from captioner.build import TRAIN, VALIDATION, open_features
+from captioner.build import open_features
 from captioner.models.packed_weights import multiplies_bf16
+from captioner.resources import TRAIN, VALIDATION
 
 FLICKR30K_PAIRS = 145_000
 

@@ -19,7 +19,7 @@ STAIRCASE = """
     data/captioned_folder data/flickr30k_hub data/sources
     data/inspection data/dataset_writer data/prepared
     data/photo_names data/training_images
-    data/tokenizer
+    data/tokenizer data/dataset_tokenizer
     data/image_views data/feature_shards data/features
     data/batches data/shards data/streaming data/device_batches
 
@@ -42,15 +42,14 @@ STAIRCASE = """
     training/tensorboard_tracker training/wandb_tracker training/tracking
     training/progress training/timings training/signals training/processes training/loop
 
-    run_folder build model_card hub confidence explain export_folder api
+    run_folder resources build model_card hub confidence explain export_folder api
     onnx_export onnx_captioner scoring calibration publish uploads hub_run presets
 
     report/charts report/contents report/page
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
-    commands/prepare commands/tokenizer commands/evaluate commands/compare commands/calibrate commands/train
-    commands/report commands/caption commands/push commands/export
-    commands/verbs
+    commands/prepare commands/tokenizer commands/evaluate commands/compare commands/calibrate
+    commands/training_run commands/train commands/report commands/caption commands/push commands/export commands/verbs
 """
 ORDER = STAIRCASE.split()
 ROOT_NAMES = ("config", "prepare_dataset", "train", "train_tokenizer", "tests", "examples", "benchmarks")

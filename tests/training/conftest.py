@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioner.build import build_model, encode_captions
+from captioner.build import encode_captions
 from captioner.data.batches import CaptionBatches
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.models.captioner import build_model
 from captioner.settings import (
     DecoderSettings,
     DecodingSettings,
