@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    content = describe_machine(measure_ceilings(device), device)
+    content = describe_machine(measure_ceilings(device, time.perf_counter), device)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare_work(
             Path(folder),

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    machine = describe_machine(measure_ceilings(device), device)
+    machine = describe_machine(measure_ceilings(device, time.perf_counter), device)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare_work(
             Path(folder),
