@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     use_threads(options)
     device = torch.device(options.device)
-    content = describe_machine(measure_ceilings(device), device)
+    content = describe_machine(measure_ceilings(device, time.perf_counter), device)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare_work(
             Path(folder),

@@ -9,6 +9,7 @@ per-pair`` compares this project's two ways with a trained encoder. Without a da
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     use_threads(options)
     device = torch.device(options.device)
-    machine = describe_machine(measure_ceilings(device), device)
+    machine = describe_machine(measure_ceilings(device, time.perf_counter), device)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare_work(
             Path(folder),
