@@ -19,6 +19,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.figures import add_output, write_figures
+
 BARE, PACKAGE, CAPTION = "torch and the encoder's class", "import captioner", "caption image.jpg"
 
 
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="folder of an export with its encoder in it")
     parser.add_argument("--image", help="default: a drawn one")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", metavar="FILE.json")
+    add_output(parser)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         image = options.image or _draw(Path(folder) / "image.jpg")
@@ -41,15 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (wall, processor) in medians.items():
         print(f"{name:<30} {wall:>8.2f} {processor:>12.2f}")
     print(f"{'caption / bare':<30} {ratios[0]:>8.2f} {ratios[1]:>12.2f}")
-    if options.output:
-        names = ("wall", "processor")
-        content = {
-            "machine": platform.machine(),
-            "seconds": seconds,
-            "medians": {name: dict(zip(names, values, strict=True)) for name, values in medians.items()},
-            "ratios": dict(zip(names, ratios, strict=True)),
-        }
-        Path(options.output).write_text(json.dumps(content, indent=1) + "\n")
+    names = ("wall", "processor")
+    figures = {
+        "machine": platform.machine(),
+        "seconds": seconds,
+        "medians": {name: dict(zip(names, values, strict=True)) for name, values in medians.items()},
+        "ratios": dict(zip(names, ratios, strict=True)),
+    }
+    write_figures(options, figures)
     return 0
 
 

@@ -6,7 +6,6 @@ Both caption the same photos with the same weights in fp32 and as many threads, 
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.figures import add_output, write_figures
 from captioner import Captioner
 from captioner.data.images import list_images, open_image
 from captioner.onnx_captioner import OnnxCaptioner
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", metavar="FILE.json")
+    add_output(parser)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     systems = {
@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{row['beams']:>5} {row['batch']:>5} {rates['torch']:>8.1f} {rates['onnxruntime']:>12.1f} "
             f"{rates['onnxruntime'] / rates['torch']:>6.2f}   {row['same']} of {len(photos)}"
         )
-    if options.output:
-        Path(options.output).write_text(json.dumps({"threads": options.threads, "rows": rows}, indent=1) + "\n")
+    write_figures(options, {"threads": options.threads, "rows": rows})
     return 0
 
 

@@ -108,7 +108,7 @@ def open_work(work: Work, *, trainable: bool = False) -> Resources:
     settings = replace(work.settings.encoder, trainable=trainable)
     full = open_prepared(work.dataset)
     dataset = DatasetDict(
-        {TRAIN: full[TRAIN].select(range(work.images)), VALIDATION: full[VALIDATION].select(range(1))}
+        {TRAIN: full[TRAIN].select(range(work.images)), VALIDATION: full[VALIDATION].select(range(2))}
     )
     torch.manual_seed(0)
     return Resources(
@@ -130,7 +130,7 @@ def describe_encoder(work: Work) -> str:
 
 
 def _draw_scenes(folder: Path, images: int) -> Path:
-    pictures = generate_scenes(split_sizes={TRAIN: images, VALIDATION: 1})
+    pictures = generate_scenes(split_sizes={TRAIN: images, VALIDATION: 2})
     records = [
         Record(picture.image_id, picture.split, picture.captions, functools.partial(bytes, picture.image))
         for picture in pictures

@@ -19,6 +19,7 @@ from torch import Tensor
 from captioner.confidence import Calibration
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.data.training_images import TrainingImages
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.errors import ConfigError, HubError, ImageError
@@ -70,10 +71,12 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         settings: Settings,
         metrics: dict[str, Any] | None = None,
         calibration: Calibration | None = None,
+        training_images: TrainingImages | None = None,
     ) -> None:
         """Put the parts together; the model, which has its encoder, is put into evaluation mode."""
         self.model, self.tokenizer, self.processor = model.eval(), tokenizer, processor
         self.settings, self.metrics, self.calibration = settings, metrics or {}, calibration
+        self.training_images = training_images
         self._packed_decoder, self._packed_state = None, None
 
     @property
@@ -220,7 +223,15 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         ]
 
     def _parts(self) -> ExportParts:
-        return ExportParts(self.model, self.tokenizer, self.processor, self.settings, self.metrics, self.calibration)
+        return ExportParts(
+            self.model,
+            self.tokenizer,
+            self.processor,
+            self.settings,
+            self.metrics,
+            self.calibration,
+            self.training_images,
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the export into an existing folder; called by the mixin's ``save_pretrained``."""
@@ -244,7 +255,15 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             HubError: the Hub could not be reached or has no such repository.
         """
         parts = read_export(find_export(pretrained_model_name_or_path, **options))
-        return cls(parts.model, parts.tokenizer, parts.processor, parts.settings, parts.metrics, parts.calibration)
+        return cls(
+            parts.model,
+            parts.tokenizer,
+            parts.processor,
+            parts.settings,
+            parts.metrics,
+            parts.calibration,
+            parts.training_images,
+        )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the export, without any path of this machine; returns the address of its commit.

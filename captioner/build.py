@@ -1,5 +1,6 @@
 """From settings to objects: the only place where the parts are put together."""
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION = "train", "validation"
 BATCHES_AHEAD_OF_GPU = 2
+ENCODED_TOGETHER = 8192
+"""Captions tokenized at once: the tokenizer keeps a kilobyte or two of each until all are done."""
 TOKENIZER_SAMPLES = 500_000
 """Samples of a stream that its tokenizer is trained on: BPE's merges change little beyond."""
 SAMPLE_SIZE = 384  # longest side in pixels
@@ -224,7 +227,9 @@ def sample_pictures(resources: Resources) -> list[Image]:
 def encode_captions(tokenizer: CaptionTokenizer, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
     """Token ids of every caption of every image."""
     captions = list(captions)
-    flat = iter(tokenizer.encode_batch([caption for image in captions for caption in image]))
+    texts = [caption for image in captions for caption in image]
+    parts = (texts[place : place + ENCODED_TOGETHER] for place in range(0, len(texts), ENCODED_TOGETHER))
+    flat = itertools.chain.from_iterable(map(tokenizer.encode_batch, parts))
     return [[next(flat) for _ in image] for image in captions]
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import captioner
 from captioner.confidence import Calibration
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.data.training_images import TrainingImages
 from captioner.errors import CheckpointError, ConfigError, DataError, HubError
 from captioner.hub import HUB_ERRORS, hub_reason
 from captioner.models.captioner import CaptionerModel, build_model
@@ -32,16 +33,18 @@ from captioner.settings_checks import check_settings
 from captioner.settings_json import settings_from_dict, settings_to_dict
 
 EXPORT_FORMAT = 1  # raised when what an export holds changes
-CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CONFIDENCE, CARD = (
+CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CONFIDENCE, TRAINING_IMAGES, CARD = (
     "config.json",
     "model.safetensors",
     "tokenizer.json",
     "preprocessor_config.json",
     "metrics.json",
     "confidence.json",
+    "training_images.json",
     "README.md",
 )
 EXPORT_FILES = (CONFIG, WEIGHTS, TOKENIZER, "tokenizer_config.json", PROCESSOR, METRICS, CARD)
+OPTIONAL_FILES = (CONFIDENCE, TRAINING_IMAGES)
 AGAIN = "export it again, or fetch it again from where it comes"
 
 
@@ -56,6 +59,8 @@ class ExportParts:
     settings: Settings
     metrics: dict[str, Any]
     calibration: Calibration | None = None
+    training_images: TrainingImages | None = None
+    """What an evaluation must not be made on; None where that is not known."""
 
     def card(self) -> ModelCard:
         """The model card, made from the real settings and metrics."""
@@ -70,7 +75,7 @@ class ExportParts:
 
 
 def write_export(parts: ExportParts, folder: Path) -> None:
-    """Write config, weights, tokenizer, preprocessor settings, metrics and model card into an existing folder."""
+    """Write config, weights, tokenizer, preprocessor settings, metrics, training images and card into a folder."""
     model, settings = parts.model, parts.settings
     bundled = _bundles_encoder(settings, model.encoder)
     tensors = {
@@ -102,6 +107,8 @@ def write_description(parts: ExportParts, folder: Path) -> None:
     _write_json(folder / METRICS, parts.metrics)
     if parts.calibration:
         write_calibration(parts.calibration, folder)
+    if parts.training_images:
+        _write_json(folder / TRAINING_IMAGES, parts.training_images.to_dict())
     parts.tokenizer.save(folder / TOKENIZER)
 
 
@@ -134,8 +141,9 @@ def write_shared_copy(export: Path, folder: Path, repo_id: str) -> None:
         if not (export / name).is_file():
             raise CheckpointError(f"{export} has no {name}: the export is incomplete; {AGAIN}")
         _link_or_copy(export / name, folder / name)
-    if (export / CONFIDENCE).is_file():
-        _link_or_copy(export / CONFIDENCE, folder / CONFIDENCE)
+    for name in OPTIONAL_FILES:
+        if (export / name).is_file():
+            _link_or_copy(export / name, folder / name)
     (folder / CONFIG).unlink()  # a link: written over, the export's own would change
     _write_json(folder / CONFIG, config | {"settings": settings_to_dict(settings)})
 
@@ -261,8 +269,12 @@ def _read_description(folder: Path) -> tuple[ExportParts, dict[str, Any]]:
         raise CheckpointError(
             f"{folder / TOKENIZER} has {len(tokenizer)} tokens and the model {vocabulary_size}; {AGAIN}"
         )
-    metrics, calibration = _read_json(folder, METRICS), _read_calibration(folder)
-    return ExportParts(None, tokenizer, processor, settings, metrics, calibration), config
+    metrics, calibration, trained = (
+        _read_json(folder, METRICS),
+        _read_calibration(folder),
+        _read_training_images(folder),
+    )
+    return ExportParts(None, tokenizer, processor, settings, metrics, calibration, trained), config
 
 
 def _read_calibration(folder: Path) -> Calibration | None:
@@ -276,6 +288,15 @@ def _read_calibration(folder: Path) -> Calibration | None:
             f"{folder / CONFIDENCE} is damaged or of another version ({in_one_line(error)}); "
             f"write it anew with `captioner calibrate {folder}`"
         ) from error
+
+
+def _read_training_images(folder: Path) -> TrainingImages | None:
+    if not (folder / TRAINING_IMAGES).exists():
+        return None
+    try:
+        return TrainingImages.from_dict(_read_json(folder, TRAINING_IMAGES))
+    except DataError as error:
+        raise CheckpointError(f"{folder / TRAINING_IMAGES}: {error}; {AGAIN}") from error
 
 
 def _load_known_encoder(folder: Path, settings: Settings, fingerprint: str) -> ImageEncoder:

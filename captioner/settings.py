@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 PROJECTION_KINDS = ("linear", "mlp", "bottleneck", "residual_mlp")
 TASK_NAMES = ("captioning",)
+METRIC_NAMES = ("BLEU", "ROUGE-L", "CIDEr-D", "CIDEr", "METEOR", "SPICE", "diversity", "length")
 MINIMUM_VOCABULARY_SIZE = 260
 """Room for the 256 bytes, out of which BPE can spell any text, and the four special tokens."""
 
@@ -108,6 +109,8 @@ class TaskSettings:
     """captioning: cross-entropy on every image-caption pair."""
     label_smoothing: float = 0.1
     """Share of the target probability spread over the vocabulary."""
+    metrics: str = ""
+    """Metrics of the evaluation after training, separated by commas; empty: all that are default."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from captioner.settings import (
 )
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Models this small lose more to threads than they gain."""
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Models this small lose more to threads than they gain, and sums are rounded as the threads share them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

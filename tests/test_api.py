@@ -25,15 +25,13 @@ from captioner.models.encoders import encoder_from_config
 from captioner.models.image_processors import ImageProcessor
 from captioner.settings import DecodingSettings, EncoderSettings, ExportSettings, Settings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
 def export(tiny_captioner, tmp_path):
     """The folder of a whole export."""
-    tiny_captioner.metrics = {"test": {"metrics": {"CIDEr": 0.5}, "images": 3, "decoding": {"beams": 3}}}
+    tiny_captioner.metrics = {"test": {"metrics": {"CIDEr-D": 0.5}, "images": 3, "decoding": {"beams": 3}}}
     tiny_captioner.save_pretrained(tmp_path / "best")
     return tmp_path / "best"
 

@@ -16,8 +16,6 @@ from captioner.models.encoders import encoder_from_config
 from captioner.models.image_processors import ImageProcessor
 from captioner.settings import EncoderSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CONFIGS = {
     "resnet": (TINY_ENCODERS["resnet"], (4, 4)),
     "vit": (TINY_ENCODERS["vit"] | {"image_size": 32}, (4, 4)),

@@ -12,7 +12,7 @@ from captioner.hub_run import begin_from_hub, names_repository
 from captioner.run_folder import read_settings
 from captioner.training.checkpoint import find_checkpoint
 
-pytestmark = [*LOOPBACK, pytest.mark.usefixtures("one_thread")]
+pytestmark = LOOPBACK
 
 
 @pytest.fixture

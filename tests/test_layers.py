@@ -18,6 +18,7 @@ STAIRCASE = """
     data/scene_model data/scene_backgrounds data/scene_sprites data/scene_captions data/scene_drawing data/scenes
     data/captioned_folder data/flickr30k_hub data/sources
     data/inspection data/dataset_writer data/prepared
+    data/photo_names data/training_images
     data/tokenizer
     data/image_views data/feature_shards data/features
     data/batches data/shards data/streaming data/device_batches
@@ -31,6 +32,8 @@ STAIRCASE = """
     evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
     evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
     evaluation/clip_score evaluation/metric_modules
+    evaluation/references evaluation/predictions evaluation/protocol
+    evaluation/significance evaluation/results evaluation/result_files evaluation/model_index
     evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
 
     losses
@@ -45,8 +48,8 @@ STAIRCASE = """
     report/charts report/contents report/page
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
-    commands/prepare commands/tokenizer commands/evaluate commands/calibrate commands/train commands/report
-    commands/caption commands/push commands/export
+    commands/prepare commands/tokenizer commands/evaluate commands/compare commands/calibrate commands/train
+    commands/report commands/caption commands/push commands/export
     commands/verbs
 """
 ORDER = STAIRCASE.split()

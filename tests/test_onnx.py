@@ -17,8 +17,6 @@ from captioner.onnx_captioner import OnnxCaptioner
 from captioner.onnx_export import EncoderGraph, StepGraph
 from captioner.settings import EncoderSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def folder(tiny_settings, tiny_tokenizer, tmp_path) -> Path:

@@ -7,7 +7,7 @@ from captioner import Captioner
 from captioner.errors import CheckpointError, HubError
 from captioner.publish import export, push
 
-pytestmark = [*LOOPBACK, pytest.mark.usefixtures("one_thread")]
+pytestmark = LOOPBACK
 
 FILES = {
     "README.md",
@@ -23,7 +23,7 @@ FILES = {
 @pytest.fixture
 def run(tiny_captioner, tmp_path):
     """A run with an export and with what stays at home."""
-    tiny_captioner.metrics = {"validation_at_best": {"step": 5, "epoch": 1, "CIDEr": 0.25}}
+    tiny_captioner.metrics = {"validation_at_best": {"step": 5, "epoch": 1, "CIDEr-D": 0.25}}
     export(tiny_captioner, tmp_path / "run" / "best")
     (tmp_path / "run" / "settings.json").write_text("{}")
     return tmp_path / "run"
@@ -62,7 +62,7 @@ def test_what_was_pushed_is_a_whole_captioner_with_a_card_that_tells_how_to_use_
     assert not hub.repositories["me/captioner"].private
     pulled = Captioner.from_pretrained("me/captioner")
     assert pulled.caption(pictures) == Captioner.from_pretrained(run).caption(pictures)
-    assert pulled.metrics == {"validation_at_best": {"step": 5, "epoch": 1, "CIDEr": 0.25}}
+    assert pulled.metrics == {"validation_at_best": {"step": 5, "epoch": 1, "CIDEr-D": 0.25}}
     card = hub.repositories["me/captioner"].files["README.md"].decode()
     assert 'Captioner.from_pretrained("me/captioner")' in ModelCard(card).text
 

@@ -1,6 +1,5 @@
 """``python train.py`` and ``captioner train``: from a preset to an evaluated export."""
 
-import json
 import random
 import shutil
 import sys
@@ -15,6 +14,7 @@ from captioner.commands.settings_arguments import ExtraFlags, parse_settings
 from captioner.commands.shell import guard
 from captioner.errors import CheckpointError
 from captioner.settings import Settings
+from captioner.settings_checks import parse_metrics
 
 if TYPE_CHECKING:
     from captioner.build import Resources
@@ -233,13 +233,20 @@ class Training:
 
     def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
         from captioner.api import Captioner
+        from captioner.data.training_images import TrainingImages
         from captioner.models.captioner import CaptionerModel
         from captioner.publish import export
 
         module = getattr(task.module, "module", task.module)
         encoder = module.encoder or resources.encoder
         model = CaptionerModel(encoder, module.projection, module.decoder)
-        export(Captioner(model, resources.tokenizer, resources.processor, self.settings, metrics), self.best)
+        trained = TrainingImages.of(
+            resources.dataset["train"]["image_id"],
+            dataset=self.settings.data.name,
+            fingerprint=resources.manifest["fingerprint"],
+        )
+        parts = (model, resources.tokenizer, resources.processor, self.settings, metrics)
+        export(Captioner(*parts, training_images=trained), self.best)
         if self.uploads:
             self.uploads.submit(self.best, f"The best model so far, of step {metrics['validation_at_best']['step']}")
 
@@ -248,23 +255,27 @@ class Training:
         from captioner.api import Captioner
         from captioner.calibration import calibrate_if_possible
         from captioner.commands.evaluate import format_evaluation
+        from captioner.evaluation.caption_metrics import DEFAULT_METRICS
+        from captioner.evaluation.result_files import write_result
         from captioner.publish import export
         from captioner.scoring import evaluate_captioner
-        from captioner.training.checkpoint import write_text
 
         if not self.best.exists():
             raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
         captioner = Captioner.from_pretrained(self.best)
         calibrate_if_possible(captioner, resources.dataset)
+        metrics = parse_metrics(self.settings.task.metrics) if self.settings.task.metrics else DEFAULT_METRICS
         evaluations = []
         for split in (name for name, rows in resources.dataset.items() if name.startswith("test") and len(rows)):
-            evaluations.append(evaluate_captioner(captioner, resources.dataset, split))
+            evaluations.append(
+                evaluate_captioner(captioner, resources.dataset, split, manifest=resources.manifest, metrics=metrics)
+            )
             captioner.metrics[split] = evaluations[-1].summary()
             print(format_evaluation(evaluations[-1]))
         try:
             for evaluation in evaluations:
-                text = json.dumps(evaluation.record(), indent=1) + "\n"
-                write_text(self.folder / f"evaluation-{evaluation.split}.json", text)
+                path = self.folder / f"evaluation-{evaluation.split}.json"
+                write_result(path, evaluation.summary(), evaluation.per_image())
             export(captioner, self.best)
         except OSError as error:
             raise CheckpointError(

@@ -242,25 +242,30 @@ class _Builder:
         images_at_once = max(1, self.batch_size // views)
         batches = [(number, rows, batch) for number, rows in shards for batch in _cut(rows, images_at_once)]
         loaded = self.loader.load(lambda row: (names[row], images[row]), [batch for *_, batch in batches], views=views)
-        parts: list[Tensor] = []
+        features: Tensor | None = None  # of the shard that is being filled [views, rows, patches, width]
         for (number, rows, batch), pixels in zip(batches, loaded, strict=True):
-            tokens = self.encode(pixels).to(dtype=self.dtype).cpu()  # [images * views, patches, width]
-            tokens = tokens.unflatten(0, (len(batch), views))
+            tokens = self.encode(pixels).cpu().unflatten(0, (len(batch), views))  # [images, views, patches, width]
             self._check_finite(tokens, [names[row] for row in batch])
-            parts.append(tokens)
+            if features is None:
+                features = torch.empty(views, len(rows), *tokens.shape[2:], dtype=self.dtype)
+            features[:, batch[0] - rows[0] : batch[-1] - rows[0] + 1] = tokens.transpose(0, 1)
             self.progress.advance(len(batch))
             if batch[-1] == rows[-1]:
-                yield number, torch.cat(parts).transpose(0, 1).contiguous()
-                parts = []
+                yield number, features
+                features = None
 
     def _check_finite(self, tokens: Tensor, names: Sequence[str]) -> None:
-        good = tokens.isfinite().flatten(1).all(dim=1)
-        if not good.all():
-            name = names[int(good.logical_not().nonzero()[0])]
-            raise DataError(
-                f"{name}: its features are not finite in {self.recipe.dtype}; store them as another number type"
-                " (float32), or check the encoder's weights"
-            )
+        """Raise DataError if the stored number type cannot hold the tokens; one pass where it can."""
+        limit = torch.finfo(self.dtype).max
+        least, greatest = torch.aminmax(tokens)
+        if least >= -limit and greatest <= limit:  # never true of NaN
+            return
+        for name, image in zip(names, tokens, strict=True):
+            if not image.to(self.dtype).isfinite().all():
+                raise DataError(
+                    f"{name}: its features are not finite in {self.recipe.dtype}; store them as another number type"
+                    " (float32), or check the encoder's weights"
+                )
 
 
 def _cut(rows: range, length: int) -> list[range]:

@@ -78,7 +78,8 @@ class ViewLoader:
                         share = -(-len(sources) // self._threads)
                         parts = [sources[place : place + share] for place in range(0, len(sources), share)]
                         waiting.append([pool.submit(self._load_part, part, views) for part in parts])
-                    yield torch.cat([part.result() for part in waiting.popleft()])
+                    loaded = [part.result() for part in waiting.popleft()]
+                    yield torch.cat(loaded) if len(loaded) > 1 else loaded[0]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 

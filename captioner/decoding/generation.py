@@ -208,7 +208,7 @@ class Generation:
         """Whether an image needs no further step: all its finished captions beat the best running one as it stands.
 
         A rule of thumb, transformers' ``early_stopping=False``: with a length penalty, a running caption could still
-        catch up by likely tokens. To be sure took a third more time on Flickr8k, for the same CIDEr.
+        catch up by likely tokens. To be sure took a third more time on Flickr8k, for the same CIDEr-D.
         """
         length = self._lengths[slot]
         if length == self._settings.max_length:

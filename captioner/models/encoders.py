@@ -113,20 +113,33 @@ class ImageEncoder(nn.Module):
                 f"encoder.image_size={size} is not a multiple of {name}'s patch size {self._patch_size};"
                 f" use {below} or {below + self._patch_size}"
             )
-        parameters = dict(self.model.named_parameters())
         self.model.eval()
         try:
             with torch.enable_grad():
                 tokens = self(torch.zeros(1, 3, size, size))
-                gradients = torch.autograd.grad(tokens.sum(), list(parameters.values()), allow_unused=True)
         except LOADING_ERRORS as error:
             native = _native_size(self.model.config)
             remedy = f"set encoder.image_size to {native}" if native not in (0, size) else "use a vision model"
             raise ConfigError(
                 f"encoder {name}: gives no image tokens for {size} x {size} pixels ({in_one_line(error)}); {remedy}"
             ) from error
-        unused = frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None)
+        used = _leaves(tokens)
+        unused = frozenset(name for name, parameter in self.model.named_parameters() if id(parameter) not in used)
         return tokens.shape[1], tokens.shape[2], unused
+
+
+def _leaves(result: Tensor) -> set[int]:
+    """Ids of the parameters that a tensor was computed from; their gradients would take as much memory as they do."""
+    waiting, seen, leaves = [result.grad_fn], set(), set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        waiting += [before for before, _ in node.next_functions]
+    return leaves
 
 
 def load_encoder(settings: EncoderSettings) -> ImageEncoder:

@@ -7,8 +7,6 @@ from benchmarks.features import main
 from benchmarks.training_work import open_work, prepare_work
 from captioner.build import TRAIN, open_features
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_speed_and_memory_are_told(tmp_path, capsys):
     output = tmp_path / "figures.json"

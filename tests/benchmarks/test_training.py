@@ -9,8 +9,6 @@ from benchmarks.training_systems import SYSTEMS, build_peer
 from benchmarks.training_work import open_work, prepare_work
 from captioner.build import build_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_every_system_trains_by_turns_and_is_reported(tmp_path, capsys):
     output = tmp_path / "figures.json"

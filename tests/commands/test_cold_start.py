@@ -12,7 +12,7 @@ import captioner
 OWN = """
     api confidence errors export_folder hub progress settings settings_checks settings_json
     commands commands.caption commands.caption_outputs commands.decoding_arguments commands.shell
-    data data.images data.tokenizer
+    data data.images data.photo_names data.tokenizer data.training_images
     decoding decoding.choosing decoding.generation decoding.hypotheses decoding.rules decoding.running
     decoding.vocabulary
     models models.captioner models.decoder models.encoder_files models.encoders models.image_processors

@@ -37,7 +37,14 @@ def launch(
 
 def read_losses(run: Path) -> dict[tuple[str, int], float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    names = ("train/loss", "train/gradient_norm", "train/pairs", "train/tokens", "validation/loss", "validation/CIDEr")
+    names = (
+        "train/loss",
+        "train/gradient_norm",
+        "train/pairs",
+        "train/tokens",
+        "validation/loss",
+        "validation/CIDEr-D",
+    )
     return {(name, line["step"]): line[name] for line in lines for name in names if name in line}
 
 

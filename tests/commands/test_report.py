@@ -57,7 +57,7 @@ def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run, capsys):
     words = " ".join(page.texts)
     for told in (
         "dataset photos",
-        "CIDEr",
+        "CIDEr-D",
         "beam search, 2 beams",
         "test: best by CIDEr-D",
         "training steps",
@@ -75,7 +75,7 @@ def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run, capsys):
 def test_pngs_lie_beside_the_page(run, tmp_path):
     assert report.main([str(run / "best"), "--output", str(tmp_path / "there")]) == 0
     names = {path.name for path in (tmp_path / "there").iterdir()}
-    assert {"report.html", "loss.png", "CIDEr.png", "learning-rate.png", "captions-test.png"} <= names
+    assert {"report.html", "loss.png", "CIDEr-D.png", "learning-rate.png", "captions-test.png"} <= names
     with Image.open(tmp_path / "there" / "loss.png") as image:
         assert image.format == "PNG"
 
@@ -122,11 +122,11 @@ def test_training_and_validation_share_a_chart_and_what_is_no_number_has_none():
     lines = [
         {"step": 1, "epoch": 0, "learning_rate": 0.1, "train/loss": 3.0, "train/pairs": 5},
         {"step": 2, "epoch": 0, "learning_rate": 0.2, "train/loss": None},
-        {"step": 2, "epoch": 1, "validation/loss": 2.0, "validation/CIDEr": 0.5, "validation/samples": ["a"]},
+        {"step": 2, "epoch": 1, "validation/loss": 2.0, "validation/CIDEr-D": 0.5, "validation/samples": ["a"]},
     ]
     charts = {chart.title: {line.name: list(line.points) for line in chart.lines} for chart in make_charts(lines)}
     assert charts == {
         "learning rate": {"learning_rate": [(1, 0.1), (2, 0.2)]},
         "loss": {"train": [(1, 3.0)], "validation": [(2, 2.0)]},
-        "CIDEr": {"validation": [(2, 0.5)]},
+        "CIDEr-D": {"validation": [(2, 0.5)]},
     }

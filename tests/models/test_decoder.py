@@ -6,8 +6,6 @@ import torch
 from captioner.models.decoder import TransformerDecoder, causal_segment_mask
 from captioner.settings import DecoderSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 VOCABULARY = 11
 SETTINGS = DecoderSettings(width=16, layers=2, heads=4, feedforward=2, dropout=0.0, max_length=9)
 POSITIONS = ("learned", "rotary")

@@ -8,8 +8,6 @@ from captioner.models.packed_decoder import VOCABULARY_MULTIPLE, PackedDecoder
 from captioner.models.packed_weights import choose_precision, pack
 from captioner.settings import DecoderSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 VOCABULARY = 11
 SETTINGS = DecoderSettings(width=16, layers=2, heads=4, feedforward=2, dropout=0.1, max_length=9)
 POSITIONS = ("learned", "rotary")

@@ -32,11 +32,11 @@ def take(shown, clock, steps, *, seconds):
 def test_plain_lines_every_ten_seconds_off_a_terminal(clock, capsys):
     shown = TrainingProgress(100, done=20)
     take(shown, clock, 19, seconds=1)
-    shown.report("epoch 1/3", {"loss": 1.23456, "CIDEr": 0.5})
+    shown.report("epoch 1/3", {"loss": 1.23456, "CIDEr-D": 0.5})
     shown.close()
     assert capsys.readouterr().err.splitlines() == [
         "step 30/100: loss 2.000, lr 3.0e-04, 40 pairs/s, 1.2 min left",
-        "epoch 1/3: loss 1.235, CIDEr 0.5",
+        "epoch 1/3: loss 1.235, CIDEr-D 0.5",
     ]
 
 
