@@ -1,12 +1,14 @@
 """Seconds to the first caption in a new process: ``python -m benchmarks.cold_start --model checkpoints/scenes/best``.
 
 Beside the bare cost of importing torch and the one encoder class that the model needs, and of importing the package;
-the processes take turns. The table gives medians; the first round, which fills the disk's cache, does not count.
+the processes take turns. The table gives medians of wall and processor seconds; the latter hold on a busy machine too.
+The first round, which fills the disk's cache, does not count.
 """
 
 import argparse
 import json
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -33,12 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         image = options.image or _draw(Path(folder) / "image.jpg")
         seconds = measure(_commands(options.model, image), rounds=options.rounds)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratio = medians[CAPTION] / medians[BARE]
-    for name, values in seconds.items():
-        print(f"{name:<30} {medians[name]:7.2f} s   {min(values):.2f} to {max(values):.2f}")
-    print(f"{'caption / bare':<30} {ratio:7.2f}")
-    figures = {"machine": platform.processor(), "seconds": seconds, "medians": medians, "ratio": ratio}
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in seconds.items()
+    }
+    ratios = [ours / bare for ours, bare in zip(medians[CAPTION], medians[BARE], strict=True)]
+    print(f"{'':<30} {'wall s':>8} {'processor s':>12}")
+    for name, (wall, processor) in medians.items():
+        print(f"{name:<30} {wall:>8.2f} {processor:>12.2f}")
+    print(f"{'caption / bare':<30} {ratios[0]:>8.2f} {ratios[1]:>12.2f}")
+    names = ("wall", "processor")
+    figures = {
+        "machine": platform.machine(),
+        "seconds": seconds,
+        "medians": {name: dict(zip(names, values, strict=True)) for name, values in medians.items()},
+        "ratios": dict(zip(names, ratios, strict=True)),
+    }
     write_figures(options, figures)
     return 0
 
@@ -61,16 +72,22 @@ def _commands(model: str, image: str) -> dict[str, str]:
     }
 
 
-def measure(commands: dict[str, str], *, rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of every command in new processes, one after the other in every round."""
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
+def measure(commands: dict[str, str], *, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and processor seconds of every command in new processes, one after the other in every round."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for turn in range(rounds + 1):
         for name, code in commands.items():
-            start = time.perf_counter()
+            wall, processor = time.perf_counter(), _children_seconds()
             subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append((time.perf_counter() - wall, _children_seconds() - processor))
     return seconds
+
+
+def _children_seconds() -> float:
+    """Processor seconds of all ended child processes, in user and system mode."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":
