@@ -53,7 +53,9 @@ def _parser() -> CommandParser:
         help="what to compare predictions with: COCO annotations, a Karpathy JSON or a prepared dataset's folder",
     )
     parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
-    parser.add_argument("--bootstrap-seed", type=int, default=0, help="of the confidence intervals (default: 0)")
+    parser.add_argument(
+        "--bootstrap-seed", type=int, default=0, metavar="N", help="of the confidence intervals (default: 0)"
+    )
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images (default: all)")
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
     parser.add_argument("--examples", metavar="FILE.png", help="draw the best, median and worst captions with images")

@@ -1,27 +1,25 @@
-"""`python prepare_dataset.py SOURCE`: read captioned images, check them, write them as a prepared dataset."""
+"""`python prepare_dataset.py SOURCE` and `captioner prepare`: check captioned images, write them as a dataset."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.commands.shell import guard
+from captioner.commands.shell import CommandParser, guard
 
-EXAMPLES = """\
-examples:
-  python prepare_dataset.py scenes
-  python prepare_dataset.py flickr30k
-  python prepare_dataset.py flickr30k-kaggle --root ~/Downloads/flickr30k --splits all
-  python prepare_dataset.py folder --root my_photos
-"""
+EXAMPLES = (
+    "scenes",
+    "flickr30k",
+    "flickr30k-kaggle --root ~/Downloads/flickr30k --splits all",
+    "folder --root my_photos",
+)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python prepare_dataset.py") -> int:
     """Prepare a dataset; returns 0, or 2 after an error, which is told in one line on standard error."""
-    return guard(_main, argv)
+    return guard(lambda arguments: _main(arguments, prog), argv)
 
 
-def _main(argv: Sequence[str]) -> int:
-    arguments = _build_parser().parse_args(argv)
+def _main(argv: Sequence[str], prog: str) -> int:
+    arguments = _build_parser(prog).parse_args(argv)
     from captioner.data.prepared import prepare
     from captioner.data.sources import read_source
 
@@ -34,16 +32,15 @@ def _main(argv: Sequence[str]) -> int:
         skip_bad=arguments.skip_bad,
         overwrite=arguments.overwrite,
     )
-    _report(manifest, folder)
+    _report(manifest, folder, train="captioner train" if prog == "captioner prepare" else "python train.py")
     return 0
 
 
-def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prepare_dataset.py",
-        description="Read captioned images, check them, and write them as a prepared dataset.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _build_parser(prog: str) -> CommandParser:
+    parser = CommandParser(
+        prog,
+        "Read captioned images, check them, and write them as a prepared dataset.",
+        examples="\n".join(["examples:", *(f"  {prog} {example}" for example in EXAMPLES)]),
     )
     parser.add_argument(
         "source",
@@ -63,7 +60,6 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--no-check-counts", action="store_true", help="take a part of a known dataset as it is")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -71,12 +67,12 @@ def _default_name(source: str, root: str | None) -> str:
     return Path(root).resolve().name if source == "folder" and root else source
 
 
-def _report(manifest: dict, folder: Path) -> None:
+def _report(manifest: dict, folder: Path, *, train: str) -> None:
     images = ", ".join(f"{count:,} {split}" for split, count in manifest["images"].items())
     print(f"{folder}: {images} images, {sum(manifest['captions'].values()):,} captions")
     from captioner.presets import PRESETS
 
     data_folder = "" if folder.parent == Path("data") else f" --data.folder {folder.parent}"
     preset = next((name for name, settings in PRESETS.items() if settings.data.name == folder.name), None)
-    train = preset or f"flickr30k-clip --data.name {folder.name}"
-    print(f"next: python train.py {train}{data_folder}")
+    arguments = preset or f"flickr30k-clip --data.name {folder.name}"
+    print(f"next: {train} {arguments}{data_folder}")

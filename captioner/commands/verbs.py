@@ -17,7 +17,7 @@ VERBS = {
     "push": "upload an export to the Hugging Face Hub",
 }
 
-NAMED_BY_CALLER = ("tokenizer", "train")
+NAMED_BY_CALLER = ("prepare", "tokenizer", "train")
 """Verbs that are scripts at the root too; their help and their advice name the command as it was typed."""
 
 

@@ -74,6 +74,9 @@ def test_problems_are_told_without_a_traceback(photos, capsys):
         (["flickr30"], "error: unknown source 'flickr30'; did you mean flickr30k? the sources are scenes, "),
         (["folder"], "error: folder is read from a folder; name it with --root FOLDER"),
         (["flickr8k", "--root", "nowhere"], "error: nowhere: no such folder; check --root"),
+        ([], "error: the following arguments are required: SOURCE; see python prepare_dataset.py --help"),
+        (["scenes", "--foo"], "error: unrecognized arguments: --foo; see python prepare_dataset.py --help"),
+        (["scenes", "--splits", "some"], "error: --splits: invalid choice: 'some'"),
     ],
 )
 def test_wrong_words_are_one_line(words, message, capsys):
@@ -82,6 +85,12 @@ def test_wrong_words_are_one_line(words, message, capsys):
     assert captured.err.startswith(message)
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+def test_the_next_command_is_of_the_same_kind(photos, capsys):
+    words = ["folder", "--root", str(photos), "--data-folder", str(photos.parent / "data")]
+    assert prepare.main(words, prog="captioner prepare") == 0
+    assert "next: captioner train flickr30k-clip --data.name my_photos" in capsys.readouterr().out
 
 
 def test_debug_shows_the_traceback():

@@ -24,7 +24,8 @@ def test_every_verb_has_a_help_with_its_name(verb, capsys, monkeypatch):
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert "example" in shown
-    assert {"prepare": "prepare_dataset.py", "caption": "caption"}.get(verb, f"captioner {verb}") in shown
+    assert {"caption": "caption"}.get(verb, f"captioner {verb}") in shown
+    assert verb in ("tokenizer", "train") or ".py" not in shown  # theirs tell whose settings they share
 
 
 def test_an_unknown_verb_names_the_near_one(told):
