@@ -6,20 +6,18 @@ second, milliseconds for a batch, how much slower each system is than this proje
 """
 
 import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.decoding_systems import OURS, Captions, Ours, System, build_systems
 from benchmarks.decoding_work import Work, photos_work, synthetic_work
-from benchmarks.roofline import Ceilings, measure_ceilings, shortest_time, step_cost
+from benchmarks.figures import add_output, add_threads, use_threads, write_figures
+from benchmarks.roofline import Ceilings, describe_machine, measure_ceilings, shortest_time, step_cost
 from captioner.models.packed_weights import multiplies_bf16
 from captioner.settings import DecodingSettings
 
@@ -54,18 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--beams", type=int, nargs="+", default=[1, 5])
     add("--precisions", nargs="+", default=["fp32", "bf16", "int8"], choices=["fp32", "bf16", "int8"])
     add("--seconds", type=float, default=60.0, help="stop a configuration once its slowest system took so long")
-    add("--threads", type=int, help="threads of torch (default: as the environment says)")
+    add_threads(parser)
     add("--cpu-time", action="store_true", help="count the processor's seconds: for one thread on a busy machine")
     add("--synthetic-steps", type=int, default=40)
-    add("--output", metavar="FILE.json")
+    add_output(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, and write it as JSON."""
     options = _parser().parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options)
     device = torch.device("cpu")
     if options.model:
         work = photos_work(
@@ -87,21 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 settings = DecodingSettings(beams=beams, batch_size=batch, precision=precision)
                 rows = measure(systems, work, settings, seconds=options.seconds, clock=clock)
                 records += [*report(rows, roof=_roof(systems[OURS], rows[0], work, ceilings))]
-    if options.output:
-        content = {"work": work.source, **machine, "rows": records}
-        Path(options.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_figures(options, {"work": work.source, **machine, "rows": records})
     return 0
-
-
-def describe_machine(ceilings: Ceilings, device: torch.device) -> dict[str, Any]:
-    """What the figures hold for."""
-    operations = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in ceilings.operations.items())
-    return {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device}",
-        "torch": torch.__version__,
-        "ceilings": f"{operations} Gop/s, {ceilings.bandwidth / 1e9:.1f} GB/s",
-        "bf16 in hardware": multiplies_bf16(device),
-    }
 
 
 def measure(

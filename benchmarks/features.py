@@ -7,7 +7,6 @@ of its batches are trained on, in a process of its own whose peak of resident me
 
 import argparse
 import functools
-import json
 import sys
 import tempfile
 import time
@@ -18,17 +17,18 @@ from pathlib import Path
 import torch
 from datasets import DatasetDict
 
-from benchmarks.decoding import describe_machine
+from benchmarks.figures import add_output, add_threads, use_threads, write_figures
 from benchmarks.large_cache import train_on_many
-from benchmarks.roofline import measure_ceilings
+from benchmarks.roofline import describe_machine, measure_ceilings
 from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
 from benchmarks.turns import Contestant
-from captioner.build import BATCHES_AHEAD_OF_GPU, TRAIN, Resources, feature_recipe, frozen_encode
+from captioner.build import BATCHES_AHEAD_OF_GPU, feature_recipe, frozen_encode
 from captioner.data.encoded_images import EncodedImages
 from captioner.data.features import build_features
 from captioner.data.images import open_image
 from captioner.models.encoders import load_encoder
 from captioner.models.image_processors import load_processor
+from captioner.resources import TRAIN, Resources
 from captioner.settings import Settings
 
 BATCH = 64  # what build_features takes by default
@@ -64,17 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory-images", type=int, default=30_000, help="images of the large cache; 0: leave it out")
     add("--batch-images", type=int, default=16, help="images of a training batch on the large cache")
     add("--device", default="cpu", choices=["cpu", "cuda"])
-    add("--threads", type=int, help="threads of torch (default: as the environment says)")
+    add_threads(parser)
     add("--tiny", action="store_true", help="shapes of no meaning, for trying it out")
-    add("--output", metavar="FILE.json")
+    add_output(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write it as JSON."""
     options = _parser().parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options)
     device = torch.device(options.device)
     content = describe_machine(measure_ceilings(device, time.perf_counter), device)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         content["speed"] = report_speed(build, forward, decode)
         if options.memory_images:
             content["memory"] = measure_memory(work, options.memory_images)
-    if options.output:
-        Path(options.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_figures(options, content)
     return 0
 
 

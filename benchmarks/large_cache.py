@@ -11,10 +11,11 @@ import datasets
 from benchmarks.training_systems import run_fit
 from benchmarks.training_work import Work, open_work
 from benchmarks.turns import Pacer
-from captioner.build import TRAIN, VALIDATION, Resources, build_task, dataset_folder, feature_recipe
+from captioner.build import build_task, feature_recipe
 from captioner.data.batches import CaptionBatch
 from captioner.data.feature_shards import LENGTH_BYTES, shard_path
 from captioner.data.features import SHARD_ROWS
+from captioner.resources import TRAIN, VALIDATION, Resources, dataset_folder
 from captioner.settings import Settings
 
 TRAINED_STEPS = 8

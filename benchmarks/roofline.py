@@ -1,11 +1,15 @@
 """What a step of the decoder must compute and move, and what the machine can: the roof over ``benchmarks.decoding``."""
 
+import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from captioner.models.packed_decoder import PackedDecoder
+from captioner.models.packed_weights import multiplies_bf16
 
 REPEATS = 5
 STREAM_BYTES = 256 * 2**20
@@ -23,7 +27,7 @@ class Ceilings:
     """Bytes a second that a sum over a large tensor reads."""
 
 
-def measure_ceilings(device: torch.device, clock: Callable[[], float]) -> Ceilings:
+def measure_ceilings(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> Ceilings:
     """Measure the best of several repeats."""
     operations = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -34,6 +38,17 @@ def measure_ceilings(device: torch.device, clock: Callable[[], float]) -> Ceilin
         operations["int8"] = 2 * 1024**3 / _best_time(lambda: torch._int_mm(left, right), device, clock)
     stream = torch.ones(STREAM_BYTES // 4, device=device)
     return Ceilings(operations, STREAM_BYTES / _best_time(stream.sum, device, clock))
+
+
+def describe_machine(ceilings: Ceilings, device: torch.device) -> dict[str, Any]:
+    """What the figures hold for."""
+    operations = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in ceilings.operations.items())
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device}",
+        "torch": torch.__version__,
+        "ceilings": f"{operations} Gop/s, {ceilings.bandwidth / 1e9:.1f} GB/s",
+        "bf16 in hardware": multiplies_bf16(device),
+    }
 
 
 def _best_time(work: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:

@@ -6,7 +6,6 @@ captions. That the tokens are identical and the scores equal to 1e-9 is part of 
 """
 
 import argparse
-import json
 import platform
 import random
 import shutil
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import add_output, write_figures
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError, DataError
 from captioner.evaluation.caption_metrics import score_captions
@@ -43,7 +43,7 @@ def _measure(argv: Sequence[str]) -> int:
     parser.add_argument("--score", type=int, nargs="+", default=[1000, 5000], metavar="IMAGES")
     parser.add_argument("--repeats", type=int, default=3, help="times that each system runs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", metavar="FILE.json", help="write the figures to this file")
+    add_output(parser)
     options = parser.parse_args(argv)
     if min(*options.tokenize, *options.score, options.repeats) < 1:
         raise ConfigError("--tokenize, --score and --repeats: use 1 or more")
@@ -60,10 +60,8 @@ def _measure(argv: Sequence[str]) -> int:
         cases = make_cases(pool, images, generator)
         rows.append({"work": "score", "count": images, **compare(score_ours, score_theirs, cases, options)})
         print(format_row(rows[-1]), flush=True)
-    if options.output:
-        figures = {"python": platform.python_version(), "machine": platform.machine(), "seed": options.seed}
-        content = {**figures, "captions": bool(options.captions), "rows": rows}
-        Path(options.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    machine = {"python": platform.python_version(), "machine": platform.machine(), "seed": options.seed}
+    write_figures(options, {**machine, "captions": bool(options.captions), "rows": rows})
     return 0
 
 

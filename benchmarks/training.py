@@ -7,7 +7,6 @@ per-pair`` compares this project's two ways with a trained encoder. Without a da
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -17,13 +16,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.decoding import describe_machine
-from benchmarks.roofline import measure_ceilings
+from benchmarks.figures import add_output, add_threads, use_threads, write_figures
+from benchmarks.roofline import describe_machine, measure_ceilings
 from benchmarks.training_systems import SYSTEMS
 from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
 from benchmarks.turns import Contestant, take_turns
-from captioner.build import TRAIN, VALIDATION, open_features
+from captioner.build import open_features
 from captioner.models.packed_weights import multiplies_bf16
+from captioner.resources import TRAIN, VALIDATION
 
 FLICKR30K_PAIRS = 145_000
 
@@ -45,17 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-images", type=int, default=16, help="images of a batch; it has five times as many pairs everywhere")
     add("--rounds", type=int, default=3)
     add("--seconds", type=float, default=6.0, help="length of a turn, which ends with the step it is in")
-    add("--threads", type=int, help="threads of torch (default: as the environment says)")
+    add_threads(parser)
     add("--tiny", action="store_true", help="shapes of no meaning, for trying it out")
-    add("--output", metavar="FILE.json")
+    add_output(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train by turns, print the table, and write it as JSON."""
     options = _parser().parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options)
     device = torch.device(options.device)
     machine = describe_machine(measure_ceilings(device, time.perf_counter), device)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         contestants = [Contestant(name, SYSTEMS[name][1], (work, *SYSTEMS[name][2])) for name in options.systems]
         take_turns(contestants, rounds=options.rounds, seconds=options.seconds, threads=torch.get_num_threads())
     records = report(contestants)
-    if options.output:
-        Path(options.output).write_text(json.dumps({**content, "rows": records}, indent=1) + "\n", encoding="utf-8")
+    write_figures(options, {**content, "rows": records})
     return 0
 
 

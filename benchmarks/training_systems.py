@@ -16,11 +16,13 @@ from torch import Tensor
 
 from benchmarks.training_work import Work, open_work
 from benchmarks.turns import Pacer
-from captioner.build import TRAIN, build_model, build_task, encode_captions, open_features
+from captioner.build import build_task, encode_captions, open_features
 from captioner.data.batches import IGNORED, CaptionBatch
 from captioner.data.encoded_images import EncodedImages
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.models.captioner import build_model
+from captioner.resources import TRAIN
 from captioner.settings import Settings
 from captioner.tasks.captioning import CaptioningTask
 from captioner.training.device import build_accelerator

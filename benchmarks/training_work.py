@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from datasets import DatasetDict
 
-from captioner.build import TRAIN, VALIDATION, Resources
 from captioner.data.prepared import open_prepared, prepare, read_manifest
 from captioner.data.records import Record, Source
 from captioner.data.scenes import generate_scenes
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.models.encoders import load_encoder
 from captioner.models.image_processors import load_processor
+from captioner.resources import TRAIN, VALIDATION, Resources
 from captioner.settings import (
     DataSettings,
     DecoderSettings,

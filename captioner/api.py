@@ -3,36 +3,42 @@
 import copy
 import http.client
 import math
+import statistics
+import tempfile
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, get_token
+from huggingface_hub import ModelCard, ModelHubMixin
 from PIL.Image import Image
 from torch import Tensor
 
+from captioner.confidence import Calibration
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.data.training_images import TrainingImages
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.errors import ConfigError, HubError, ImageError
 from captioner.export_folder import (
-    HUB_ERRORS,
     ExportParts,
     find_export,
-    hub_reason,
     publishable_settings,
     read_export,
     write_export,
 )
+from captioner.hub import upload
 from captioner.models.captioner import CaptionerModel
 from captioner.models.image_processors import ImageProcessor
 from captioner.models.packed_decoder import PackedDecoder
 from captioner.settings import DecodingSettings, Settings
 from captioner.settings_checks import check_settings, nearest_name
+
+if TYPE_CHECKING:
+    from captioner.explain import Explanation
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,10 @@ class Caption:
 
     text: str
     confidence: float
-    """Geometric mean of the tokens' probabilities, in [0, 1]; not calibrated."""
+    """In [0, 1]: the probability that a person would accept the caption, where the captioner is calibrated.
+
+    Else the geometric mean of the tokens' probabilities. What is accepted: ``captioner.evaluation.acceptance``.
+    """
     score: float
     """Log-probability divided by length to the power of the length penalty."""
     tokens: tuple[int, ...]
@@ -61,10 +70,13 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         processor: ImageProcessor,
         settings: Settings,
         metrics: dict[str, Any] | None = None,
+        calibration: Calibration | None = None,
+        training_images: TrainingImages | None = None,
     ) -> None:
         """Put the parts together; the model, which has its encoder, is put into evaluation mode."""
         self.model, self.tokenizer, self.processor = model.eval(), tokenizer, processor
-        self.settings, self.metrics = settings, metrics or {}
+        self.settings, self.metrics, self.calibration = settings, metrics or {}, calibration
+        self.training_images = training_images
         self._packed_decoder, self._packed_state = None, None
 
     @property
@@ -108,7 +120,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         decoding = self._decoding(decoding, candidates, changes)
         captions: dict[int, Any] = {}
         for image, hypotheses in self._decode(self._open_batches(sources, names, decoding.batch_size), decoding):
-            found = [self._caption(hypothesis) for hypothesis in hypotheses[:candidates]]
+            found = self._captions(hypotheses)[:candidates]
             captions[image] = found[0] if candidates == 1 else found
         return [captions[image] for image in range(len(sources))] if several else captions[0]
 
@@ -123,6 +135,30 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         arguments = (decoding, SpecialTokens.of(self.tokenizer), Phrases.of(decoding, self.tokenizer))
         for tokens in stream_tokens(self._packed(decoding), memories, *arguments):
             yield self._text(tokens)
+
+    def explain(
+        self, image: Any, caption: Caption | None = None, *, layers: Sequence[int] | None = None
+    ) -> "Explanation":
+        """Where the decoder looks for each word of a caption.
+
+        Args:
+            image: a path, URL, PIL image, array or bytes, as for ``caption``.
+            caption: what is said of it; None for the captioner's own caption.
+            layers: decoder layers whose attention is averaged, from 0; negative ones count from the last; None for all.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ConfigError: the decoder has no such layer.
+        """
+        from captioner.explain import Explanation, look, merge_pieces, on_grid
+
+        opened = _open(image, None)
+        tokens = (caption or self.caption(opened)).tokens
+        memory = self._remember([opened])
+        found = look(self.model.decoder, memory, tokens, start=self.tokenizer.start_id, layers=layers)
+        words, attention = merge_pieces(found.float().cpu().numpy(), tokens, self._text)
+        maps = on_grid(attention, self.model.encoder.grid)
+        return Explanation(opened, self._text(tokens), words, maps, self.processor.covered_box(*opened.size))
 
     def _decoding(
         self, decoding: DecodingSettings | None, candidates: int, changes: Mapping[str, Any]
@@ -175,20 +211,27 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, capitalise=self.settings.tokenizer.capitalise)
 
-    def _caption(self, hypothesis: Hypothesis) -> Caption:
-        values = hypothesis.log_probabilities
-        confidence = math.exp(sum(values) / len(values))
-        return Caption(
-            self._text(hypothesis.tokens),
-            confidence,
-            hypothesis.score,
-            hypothesis.tokens,
-            hypothesis.log_probabilities,
-            hypothesis.truncated,
-        )
+    def _captions(self, hypotheses: Sequence[Hypothesis]) -> list[Caption]:
+        """All that decoding found for an image, as captions."""
+        if self.calibration:
+            confidences = self.calibration.confidences(hypotheses)
+        else:
+            confidences = [math.exp(statistics.fmean(one.log_probabilities)) for one in hypotheses]
+        return [
+            Caption(self._text(one.tokens), confidence, one.score, one.tokens, one.log_probabilities, one.truncated)
+            for one, confidence in zip(hypotheses, confidences, strict=True)
+        ]
 
     def _parts(self) -> ExportParts:
-        return ExportParts(self.model, self.tokenizer, self.processor, self.settings, self.metrics)
+        return ExportParts(
+            self.model,
+            self.tokenizer,
+            self.processor,
+            self.settings,
+            self.metrics,
+            self.calibration,
+            self.training_images,
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the export into an existing folder; called by the mixin's ``save_pretrained``."""
@@ -212,7 +255,15 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             HubError: the Hub could not be reached or has no such repository.
         """
         parts = read_export(find_export(pretrained_model_name_or_path, **options))
-        return cls(parts.model, parts.tokenizer, parts.processor, parts.settings, parts.metrics)
+        return cls(
+            parts.model,
+            parts.tokenizer,
+            parts.processor,
+            parts.settings,
+            parts.metrics,
+            parts.calibration,
+            parts.training_images,
+        )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the export, without any path of this machine; returns the address of its commit.
@@ -224,14 +275,14 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         Raises:
             HubError: the Hub could not be reached, or refused the token or the name.
         """
-        if not (options.get("token") or get_token()):
-            raise HubError(f"{repo_id} was not uploaded: not logged in to the Hub; run `hf auth login` or set HF_TOKEN")
         shared = copy.copy(self)
         shared.settings = publishable_settings(self.settings, repo_id)
         try:
-            return str(ModelHubMixin.push_to_hub(shared, repo_id, **options))
-        except HUB_ERRORS as error:
-            raise HubError(f"{repo_id} was not uploaded: {hub_reason(error)}") from error
+            with tempfile.TemporaryDirectory() as folder:
+                shared.save_pretrained(folder)
+                return upload(Path(folder), repo_id, **options)
+        except OSError as error:
+            raise HubError(f"{repo_id} was not uploaded: {error.strerror or error}") from error
 
 
 def _open(source: Any, name: str | None) -> Image:

@@ -8,6 +8,11 @@ CaptionerError
 └── HubError          the Hugging Face Hub could not be reached or refused
 """
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the OSErrors that say that there is no room: on the disk, within a quota, within the largest file."""
+
 
 class CaptionerError(Exception):
     """Base of every error that captioner raises on purpose."""

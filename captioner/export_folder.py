@@ -3,27 +3,22 @@
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, snapshot_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    HTTPError,  # of the HTTP library that the Hub's own one uses; which one, depends on its version
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import captioner
-from captioner.build import build_model
+from captioner.confidence import Calibration
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.data.training_images import TrainingImages
 from captioner.errors import CheckpointError, ConfigError, DataError, HubError
-from captioner.model_card import model_card
-from captioner.models.captioner import CaptionerModel
+from captioner.hub import HUB_ERRORS, hub_reason
+from captioner.models.captioner import CaptionerModel, build_model
 from captioner.models.encoder_files import in_one_line
 from captioner.models.encoders import (
     ImageEncoder,
@@ -38,31 +33,39 @@ from captioner.settings_checks import check_settings
 from captioner.settings_json import settings_from_dict, settings_to_dict
 
 EXPORT_FORMAT = 1  # raised when what an export holds changes
-CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CARD = (
+CONFIG, WEIGHTS, TOKENIZER, PROCESSOR, METRICS, CONFIDENCE, TRAINING_IMAGES, CARD = (
     "config.json",
     "model.safetensors",
     "tokenizer.json",
     "preprocessor_config.json",
     "metrics.json",
+    "confidence.json",
+    "training_images.json",
     "README.md",
 )
+EXPORT_FILES = (CONFIG, WEIGHTS, TOKENIZER, "tokenizer_config.json", PROCESSOR, METRICS, CARD)
+OPTIONAL_FILES = (CONFIDENCE, TRAINING_IMAGES)
 AGAIN = "export it again, or fetch it again from where it comes"
-HUB_ERRORS = (HTTPError, HFValidationError, OSError)
 
 
 @dataclass(frozen=True)
 class ExportParts:
     """What an export holds."""
 
-    model: CaptionerModel
-    """With its encoder."""
+    model: CaptionerModel | None
+    """With its encoder; None where the network is not in the folder's safetensors."""
     tokenizer: CaptionTokenizer
     processor: ImageProcessor
     settings: Settings
     metrics: dict[str, Any]
+    calibration: Calibration | None = None
+    training_images: TrainingImages | None = None
+    """What an evaluation must not be made on; None where that is not known."""
 
     def card(self) -> ModelCard:
         """The model card, made from the real settings and metrics."""
+        from captioner.model_card import model_card  # only written exports need it
+
         return model_card(
             _portable_settings(self.settings, self.model.encoder),
             self.metrics,
@@ -72,7 +75,7 @@ class ExportParts:
 
 
 def write_export(parts: ExportParts, folder: Path) -> None:
-    """Write config, weights, tokenizer, preprocessor settings, metrics and model card into an existing folder."""
+    """Write config, weights, tokenizer, preprocessor settings, metrics, training images and card into a folder."""
     model, settings = parts.model, parts.settings
     bundled = _bundles_encoder(settings, model.encoder)
     tensors = {
@@ -80,23 +83,38 @@ def write_export(parts: ExportParts, folder: Path) -> None:
         for name, tensor in model.state_dict().items()
         if (bundled or not name.startswith("encoder.")) and name not in _tied_weights(settings)
     }
-    config = {
-        "format": EXPORT_FORMAT,
-        "captioner_version": captioner.__version__,
-        "settings": settings_to_dict(_portable_settings(settings, model.encoder)),
-        "vocabulary_size": len(parts.tokenizer),
-        "encoder": encoder_config(model.encoder) if bundled else None,
-        "encoder_fingerprint": encoder_fingerprint(model.encoder),
-    }
-    _write_json(folder / CONFIG, config)
-    _write_json(folder / PROCESSOR, parts.processor.to_dict())
-    _write_json(folder / METRICS, parts.metrics)
-    parts.tokenizer.save(folder / TOKENIZER)
+    write_description(parts, folder)
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # safetensors reports a full disk as its own error
         raise _as_os_error(error, folder / WEIGHTS) from error
     parts.card().save(folder / CARD)
+
+
+def write_description(parts: ExportParts, folder: Path) -> None:
+    """Write all of an export but its network and its card into an existing folder."""
+    encoder, settings = parts.model.encoder, parts.settings
+    config = {
+        "format": EXPORT_FORMAT,
+        "captioner_version": captioner.__version__,
+        "settings": settings_to_dict(_portable_settings(settings, encoder)),
+        "vocabulary_size": len(parts.tokenizer),
+        "encoder": encoder_config(encoder) if _bundles_encoder(settings, encoder) else None,
+        "encoder_fingerprint": encoder_fingerprint(encoder),
+    }
+    _write_json(folder / CONFIG, config)
+    _write_json(folder / PROCESSOR, parts.processor.to_dict())
+    _write_json(folder / METRICS, parts.metrics)
+    if parts.calibration:
+        write_calibration(parts.calibration, folder)
+    if parts.training_images:
+        _write_json(folder / TRAINING_IMAGES, parts.training_images.to_dict())
+    parts.tokenizer.save(folder / TOKENIZER)
+
+
+def write_calibration(calibration: Calibration, folder: Path) -> None:
+    """Write how an export's confidence is computed into its folder, over what may be there."""
+    _write_json(folder / CONFIDENCE, calibration.to_dict())
 
 
 def _as_os_error(error: SafetensorError, path: Path) -> OSError:
@@ -108,6 +126,33 @@ def publishable_settings(settings: Settings, repo_id: str) -> Settings:
     """Settings for an export that leaves this machine: the prepared dataset's folder is of no use elsewhere."""
     data, hub = replace(settings.data, folder=DataSettings.folder), replace(settings.hub, repo_id=repo_id)
     return replace(settings, data=data, hub=hub)
+
+
+def write_shared_copy(export: Path, folder: Path, repo_id: str) -> None:
+    """Make an existing folder a copy of an export as it may leave this machine, with its own files and no others.
+
+    A later export over the same folder does not change the copy; the weights take no second place on the disk.
+
+    Raises CheckpointError if the export is not whole, OSError if the disk is full.
+    """
+    config = _read_json(export, CONFIG)
+    settings = publishable_settings(settings_from_dict(config["settings"]), repo_id)
+    for name in EXPORT_FILES:
+        if not (export / name).is_file():
+            raise CheckpointError(f"{export} has no {name}: the export is incomplete; {AGAIN}")
+        _link_or_copy(export / name, folder / name)
+    for name in OPTIONAL_FILES:
+        if (export / name).is_file():
+            _link_or_copy(export / name, folder / name)
+    (folder / CONFIG).unlink()  # a link: written over, the export's own would change
+    _write_json(folder / CONFIG, config | {"settings": settings_to_dict(settings)})
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # some file systems have no links
+        shutil.copyfile(source, target)
 
 
 def _bundles_encoder(settings: Settings, encoder: ImageEncoder) -> bool:
@@ -126,7 +171,8 @@ def _portable_settings(settings: Settings, encoder: ImageEncoder) -> Settings:
             name=Path(name).resolve().name if is_path else name,
             revision=encoder.revision or settings.encoder.revision,
         ),
-        data=replace(settings.data, root=""),
+        data=replace(settings.data, root="", streaming=""),
+        tokenizer=replace(settings.tokenizer, file=""),
         trainer=replace(settings.trainer, folder=TrainerSettings.folder),
     )
 
@@ -164,13 +210,10 @@ def find_export(name: str | Path, **options: Any) -> Path:
         raise HubError(f"{name} is no folder here, and could not be had from the Hub: {hub_reason(error)}") from error
 
 
-def hub_reason(error: Exception) -> str:
-    """Why the Hub did not do as asked, in one line, with the remedy where there is one."""
-    if isinstance(error, RepositoryNotFoundError):
-        return "it has no such repository; check the name, and run `hf auth login` where it is private"
-    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
-        return "it cannot be reached; connect and try again"
-    return in_one_line(error)
+def newest_best(folder: Path) -> Path | None:
+    """The newest export of a run under ``folder``, if there is one."""
+    found = [path for path in folder.glob("*/best") if (path / CONFIG).exists()]
+    return max(found, key=lambda path: (path / CONFIG).stat().st_mtime, default=None)
 
 
 def read_export(folder: Path) -> ExportParts:
@@ -180,6 +223,29 @@ def read_export(folder: Path) -> ExportParts:
         CheckpointError: a file is missing, damaged, of another version, or does not fit the others.
         HubError: the encoder is on the Hub and cannot be had.
     """
+    found, config = _read_description(folder)
+    try:
+        bundled, fingerprint = config["encoder"], config["encoder_fingerprint"]
+        encoder = encoder_from_config(bundled) if bundled else None
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged or of another version ({error}); {AGAIN}") from error
+    encoder = encoder or _load_known_encoder(folder, found.settings, fingerprint)
+    model = build_model(found.settings, encoder=encoder, vocabulary_size=len(found.tokenizer))
+    left_out = set() if bundled else {name for name in model.state_dict() if name.startswith("encoder.")}
+    _load_weights(model, folder / WEIGHTS, left_out=left_out | _tied_weights(found.settings))
+    return replace(found, model=model.eval())
+
+
+def read_description(folder: Path) -> ExportParts:
+    """Read all of an export but its network.
+
+    Raises CheckpointError if a file is missing, damaged, of another version, or does not fit the others.
+    """
+    return _read_description(folder)[0]
+
+
+def _read_description(folder: Path) -> tuple[ExportParts, dict[str, Any]]:
+    """All but the network, and config.json."""
     config = _read_json(folder, CONFIG)
     if "format" not in config:
         raise CheckpointError(f"{folder} is not a captioner export: its {CONFIG} is another library's")
@@ -191,10 +257,7 @@ def read_export(folder: Path) -> ExportParts:
     try:
         settings = settings_from_dict(config["settings"])
         check_settings(settings)
-        bundled, fingerprint, vocabulary_size = (
-            config[key] for key in ("encoder", "encoder_fingerprint", "vocabulary_size")
-        )
-        encoder = encoder_from_config(bundled) if bundled else None
+        vocabulary_size = config["vocabulary_size"]
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged or of another version ({error}); {AGAIN}") from error
     try:
@@ -206,11 +269,34 @@ def read_export(folder: Path) -> ExportParts:
         raise CheckpointError(
             f"{folder / TOKENIZER} has {len(tokenizer)} tokens and the model {vocabulary_size}; {AGAIN}"
         )
-    encoder = encoder or _load_known_encoder(folder, settings, fingerprint)
-    model = build_model(settings, encoder=encoder, vocabulary_size=vocabulary_size)
-    left_out = set() if bundled else {name for name in model.state_dict() if name.startswith("encoder.")}
-    _load_weights(model, folder / WEIGHTS, left_out=left_out | _tied_weights(settings))
-    return ExportParts(model.eval(), tokenizer, processor, settings, _read_json(folder, METRICS))
+    metrics, calibration, trained = (
+        _read_json(folder, METRICS),
+        _read_calibration(folder),
+        _read_training_images(folder),
+    )
+    return ExportParts(None, tokenizer, processor, settings, metrics, calibration, trained), config
+
+
+def _read_calibration(folder: Path) -> Calibration | None:
+    """How the confidence is computed; None for an export that was not calibrated."""
+    if not (folder / CONFIDENCE).exists():
+        return None
+    try:
+        return Calibration.from_dict(_read_json(folder, CONFIDENCE))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIDENCE} is damaged or of another version ({in_one_line(error)}); "
+            f"write it anew with `captioner calibrate {folder}`"
+        ) from error
+
+
+def _read_training_images(folder: Path) -> TrainingImages | None:
+    if not (folder / TRAINING_IMAGES).exists():
+        return None
+    try:
+        return TrainingImages.from_dict(_read_json(folder, TRAINING_IMAGES))
+    except DataError as error:
+        raise CheckpointError(f"{folder / TRAINING_IMAGES}: {error}; {AGAIN}") from error
 
 
 def _load_known_encoder(folder: Path, settings: Settings, fingerprint: str) -> ImageEncoder:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from captioner.decoding.describe import describe_decoding
+from captioner.evaluation.model_index import eval_results
 from captioner.settings import DecodingSettings, Settings
 
 TEMPLATE = """---
@@ -61,7 +62,7 @@ def model_card(settings: Settings, metrics: dict[str, Any], *, parameters: int, 
         tags=["image-captioning"],
         base_model=encoder.name if encoder.revision else None,
         model_name=name,
-        eval_results=_eval_results(settings, metrics) or None,
+        eval_results=eval_results(_evaluated_splits(metrics), dataset=settings.data.name) or None,
     )
     return ModelCard.from_template(
         data,
@@ -90,32 +91,16 @@ def model_card(settings: Settings, metrics: dict[str, Any], *, parameters: int, 
 
 def _choice(best: dict[str, Any]) -> str:
     """Which checkpoint this is."""
-    if "CIDEr" not in best:
+    if "CIDEr-D" not in best:
         return ""
     return (
-        f"This is the checkpoint after epoch {best['epoch']} (step {best['step']:,}), chosen by CIDEr on the "
-        f"validation split: {best['CIDEr']:.3f} with greedy decoding."
+        f"This is the checkpoint after epoch {best['epoch']} (step {best['step']:,}), chosen by CIDEr-D on the "
+        f"validation split: {best['CIDEr-D']:.3f} with greedy decoding."
     )
 
 
 def _evaluated_splits(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {split: found for split, found in metrics.items() if isinstance(found, dict) and found.get("metrics")}
-
-
-def _eval_results(settings: Settings, metrics: dict[str, Any]) -> list[EvalResult]:
-    return [
-        EvalResult(
-            task_type="image-to-text",
-            dataset_type=settings.data.name,
-            dataset_name=settings.data.name,
-            dataset_split=split,
-            metric_type=name.lower(),
-            metric_name=name,
-            metric_value=round(value, 4),
-        )
-        for split, found in _evaluated_splits(metrics).items()
-        for name, value in found["metrics"].items()
-    ]
 
 
 def _evaluation_table(metrics: dict[str, Any]) -> str:
@@ -125,9 +110,16 @@ def _evaluation_table(metrics: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for split in found.values() for name in split["metrics"]))
     lines = ["| split | images | " + " | ".join(names) + " |", "| --- " * (len(names) + 2) + "|"]
     for split, content in found.items():
-        values = [f"{content['metrics'][name]:.3f}" if name in content["metrics"] else "" for name in names]
-        lines.append(f"| {split} | {content['images']} | " + " | ".join(values) + " |")
+        lines.append(f"| {split} | {content['images']} | " + " | ".join(_cell(content, name) for name in names) + " |")
     decodings = {split: describe_decoding(DecodingSettings(**content["decoding"])) for split, content in found.items()}
     if len(set(decodings.values())) == 1:
         return "\n".join([*lines, "", f"Decoding: {decodings.popitem()[1]}."])
     return "\n".join([*lines, "", *(f"Decoding of {split}: {text}.  " for split, text in decodings.items())])
+
+
+def _cell(content: dict[str, Any], name: str) -> str:
+    """A score with its 95 % interval, where it has one."""
+    if name not in content["metrics"]:
+        return ""
+    interval = content.get("confidence_intervals", {}).get(name)
+    return f"{content['metrics'][name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

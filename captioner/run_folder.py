@@ -123,9 +123,3 @@ def check_free(run: Path) -> None:
             f"{run} holds a run already: go on with --resume {run}, start another with --trainer.run NAME, "
             "or replace it with --trainer.overwrite"
         )
-
-
-def newest_best(folder: Path) -> Path | None:
-    """The newest export of a run under ``folder``, if there is one."""
-    found = [path for path in folder.glob(f"*/{BEST}") if (path / "config.json").exists()]
-    return max(found, key=lambda path: (path / "config.json").stat().st_mtime, default=None)

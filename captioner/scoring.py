@@ -1,64 +1,36 @@
 """How good a captioner is on a split of a prepared dataset: its captions, their metrics, and how they were decoded."""
 
-import logging
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from captioner.api import Captioner
 from captioner.data.encoded_images import EncodedImages
 from captioner.errors import DataError
-from captioner.evaluation.caption_metrics import score_captions
+from captioner.evaluation.acceptance import reliability
+from captioner.evaluation.caption_metrics import DEFAULT_METRICS
+from captioner.evaluation.protocol import describe_set
+from captioner.evaluation.references import prepared_references
+from captioner.evaluation.results import Evaluation, score_set
 from captioner.evaluation.scene_accuracy import scene_accuracy, scene_matches
 from captioner.progress import Progress
 from captioner.settings import DecodingSettings
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A captioner's captions of a split and their scores."""
-
-    split: str
-    decoding: DecodingSettings
-    image_ids: list[str]
-    captions: list[str]
-    references: list[list[str]]
-    metrics: dict[str, float]
-    """Of the whole split, in natural units."""
-    image_metrics: dict[str, list[float]]
-    """The same names, for each image."""
-    unavailable: dict[str, str]
-    """Metrics that could not be had, with the reason."""
-
-    def summary(self) -> dict[str, Any]:
-        """What an export's metrics.json holds of a split."""
-        return {
-            "metrics": self.metrics,
-            "images": len(self.captions),
-            "references": sum(map(len, self.references)),
-            "decoding": asdict(self.decoding),
-            "unavailable": self.unavailable,
-        }
-
-    def per_image(self) -> Iterator[dict[str, Any]]:
-        """One record an image: its name, caption, references and scores."""
-        for row, image_id in enumerate(self.image_ids):
-            scores = {name: values[row] for name, values in self.image_metrics.items()}
-            yield {
-                "image_id": image_id,
-                "caption": self.captions[row],
-                "references": self.references[row],
-                "metrics": scores,
-            }
-
 
 def evaluate_captioner(
-    captioner: Captioner, dataset: DatasetDict, split: str, *, decoding: DecodingSettings | None = None, limit: int = 0
+    captioner: Captioner,
+    dataset: DatasetDict,
+    split: str,
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    name: str = "",
+    decoding: DecodingSettings | None = None,
+    limit: int = 0,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    seed: int = 0,
+    notes: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Caption every image of a split and score the captions.
 
@@ -66,66 +38,68 @@ def evaluate_captioner(
         captioner: what to evaluate.
         dataset: a prepared dataset.
         split: the name of one of its splits.
+        manifest: the prepared dataset's; without it, a published split is known by the dataset's name alone.
+        name: the dataset's, instead of the one that the captioner was trained on.
         decoding: how to decode, instead of the captioner's own settings.
         limit: only the first so many images; 0 for all.
+        metrics: names out of ``caption_metrics.METRICS``.
+        seed: of the confidence intervals.
+        notes: what else the result shall say.
 
     Raises:
         DataError: there is no such split.
     """
+    decoding = decoding or captioner.settings.decoding
+    rows = select_rows(dataset, split, limit=limit)
+    total = len(dataset[split])
+    references = prepared_references(rows, manifest or {}, dataset=name or captioner.settings.data.name, split=split)
+    found = caption_rows(captioner, EncodedImages(rows), decoding, title=f"captioning {split}")
+    captions = [caption.text for caption in found]
+    more = None
+    if "objects" in rows.column_names:
+        objects = [list(names) for names in rows["objects"]]
+        matches = [float(match) for match in scene_matches(captions, objects)]
+        more = scene_accuracy(captions, objects), {"scene_accuracy": matches}
+    evaluation = score_set(
+        captions,
+        references,
+        describe_set(references, of=total if limit else None),
+        decoding=decoding,
+        metrics=metrics,
+        more=more,
+        seed=seed,
+        notes={"training_seed": captioner.settings.trainer.seed, **(notes or {})},
+    )
+    if captioner.calibration and "CIDEr-D" in evaluation.image_metrics:
+        return _with_confidence(evaluation, [caption.confidence for caption in found])
+    return evaluation
+
+
+def _with_confidence(evaluation: Evaluation, confidences: list[float]) -> Evaluation:
+    """The evaluation with the captions' confidences, and how well they foretell which captions are accepted."""
+    images = {**evaluation.image_metrics, "confidence": confidences}
+    metrics = evaluation.metrics | reliability(confidences, images["CIDEr-D"], evaluation.references)
+    return replace(evaluation, metrics=metrics, image_metrics=images)
+
+
+def select_rows(dataset: DatasetDict, split: str, *, limit: int = 0) -> Dataset:
+    """The rows of a split, or its first ones; raises DataError if there is no such split, or nothing in it."""
     if split not in dataset:
         raise DataError(f"the dataset has no split {split}; it has {', '.join(dataset)}")
-    decoding = decoding or captioner.settings.decoding
     rows = dataset[split]
     if not len(rows):
         raise DataError(f"split {split} has no images; choose another split")
-    if limit:
-        rows = rows.select(range(min(limit, len(rows))))
-    captions = _caption_rows(captioner, EncodedImages(rows), decoding, title=f"captioning {split}")
-    references = [list(texts) for texts in rows["captions"]]
-    scores = score_captions(captions, references)
-    metrics, image_metrics = dict(scores.corpus), dict(scores.images)
-    if "objects" in rows.column_names:
-        objects = [list(names) for names in rows["objects"]]
-        metrics |= scene_accuracy(captions, objects)
-        image_metrics["scene_accuracy"] = [float(match) for match in scene_matches(captions, objects)]
-    return Evaluation(
-        split, decoding, list(rows["image_id"]), captions, references, metrics, image_metrics, scores.unavailable
-    )
+    return rows.select(range(min(limit, len(rows)))) if limit else rows
 
 
-def _caption_rows(captioner: Captioner, images: Any, decoding: DecodingSettings, *, title: str) -> list[str]:
-    captions: list[str] = []
+def caption_rows(
+    captioner: Captioner, images: Any, decoding: DecodingSettings, *, title: str, candidates: int = 1
+) -> list[Any]:
+    """What ``Captioner.caption`` says of many images, with a progress bar."""
+    captions: list[Any] = []
     with Progress(title, total=len(images), unit="images") as progress:
         for place in range(0, len(images), decoding.batch_size):
             batch = [images[row] for row in range(place, min(place + decoding.batch_size, len(images)))]
-            captions += [caption.text for caption in captioner.caption(batch, decoding=decoding)]
+            captions += captioner.caption(batch, decoding=decoding, candidates=candidates)
             progress.advance(len(batch))
     return captions
-
-
-def refuse_overlap(
-    trained: Iterable[str], evaluated: Iterable[str], *, split: str, other_dataset: bool = False
-) -> None:
-    """Raise DataError if a split has images that the captioner was trained on.
-
-    Args:
-        trained: image ids of the training split.
-        evaluated: image ids of the split to evaluate on.
-        split: its name.
-        other_dataset: whether the two come from different datasets; then only Flickr's photo numbers count, which
-            Flickr8k (1000268201_693b08cb0e.jpg) and Flickr30k (1000268201.jpg) share; other names may be chance.
-    """
-    key = _flickr_number if other_dataset else str
-    seen = {key(name) for name in trained} - {None}
-    names = [key(name) for name in evaluated]
-    shared = sum(name in seen for name in names)
-    if shared:
-        raise DataError(
-            f"{shared:,} of the {len(names):,} images of split {split} were in the captioner's training; "
-            "choose another split, or give --allow-overlap"
-        )
-
-
-def _flickr_number(name: str) -> str | None:
-    found = re.match(r"(\d{6,})(_[0-9a-f]+)?\.\w+$", name)
-    return found and found[1]

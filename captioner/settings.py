@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 PROJECTION_KINDS = ("linear", "mlp", "bottleneck", "residual_mlp")
 TASK_NAMES = ("captioning",)
+METRIC_NAMES = ("BLEU", "ROUGE-L", "CIDEr-D", "CIDEr", "METEOR", "SPICE", "diversity", "length")
 MINIMUM_VOCABULARY_SIZE = 260
 """Room for the 256 bytes, out of which BPE can spell any text, and the four special tokens."""
 
@@ -108,6 +109,8 @@ class TaskSettings:
     """captioning: cross-entropy on every image-caption pair."""
     label_smoothing: float = 0.1
     """Share of the target probability spread over the vocabulary."""
+    metrics: str = ""
+    """Metrics of the evaluation after training, separated by commas; empty: all that are default."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,8 @@ class TrackingSettings:
 
     wandb: bool = False
     """Log to Weights & Biases (WANDB_MODE=offline works)."""
+    tensorboard: bool = False
+    """Log to TensorBoard, in the run's folder."""
     project: str = "captioner"
     """Weights & Biases project."""
 
@@ -245,7 +250,7 @@ class HubSettings:
     """The Hugging Face Hub."""
 
     repo_id: str = ""
-    """Upload the best checkpoint to this repository when training ends."""
+    """Upload every new best to this repository, in the background."""
     private: bool = True
     """Create the repository as private."""
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from captioner.errors import ConfigError
 from captioner.settings import (
+    METRIC_NAMES,
     MINIMUM_VOCABULARY_SIZE,
     PROJECTION_KINDS,
     TASK_NAMES,
@@ -75,6 +76,7 @@ def check_settings(settings: Settings) -> None:
     problems = problems or [
         *_range_problems(values),
         *_name_problems(settings),
+        *_metric_problems(settings.task.metrics),
         *_encoder_problems(settings.encoder),
         *_length_problems(settings),
         *_search_problems(settings.decoding),
@@ -87,6 +89,18 @@ def check_settings(settings: Settings) -> None:
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
     """Return the one of the names that a mistyped one most likely means, None where none is near."""
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
+
+
+def parse_metrics(text: str, *, origin: str = "--metrics ") -> tuple[str, ...]:
+    """Return the names of metrics that a text lists, separated by commas, in whatever case.
+
+    Raises ConfigError, which begins with the text's origin, where one is unknown or there is none.
+    """
+    known = {name.lower(): name for name in METRIC_NAMES}
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not names or not known.keys() >= set(names):
+        raise ConfigError(f"{origin}{text}: choose from {', '.join(METRIC_NAMES)}, separated by commas")
+    return tuple(dict.fromkeys(known[name] for name in names))
 
 
 def describe_type(kind: Any) -> str:
@@ -149,6 +163,14 @@ def _name_problems(settings: Settings) -> Iterator[str]:
         yield f"hub.repo_id={settings.hub.repo_id} is no repository; use owner/name"
     if settings.tracking.wandb and not settings.tracking.project:
         yield "tracking.project is empty; name the Weights & Biases project"
+
+
+def _metric_problems(metrics: str) -> Iterator[str]:
+    if metrics:
+        try:
+            parse_metrics(metrics, origin="task.metrics=")
+        except ConfigError as error:
+            yield str(error)
 
 
 def _encoder_problems(encoder: EncoderSettings) -> Iterator[str]:

@@ -11,20 +11,19 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from tiny_models import TINY_ENCODERS, make_captioner
 
 import captioner.api
 import captioner.export_folder
 from captioner import Caption, Captioner
+from captioner.confidence import Calibration, describe_alone
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, HubError, ImageError
 from captioner.models import encoder_files
 from captioner.models.encoders import encoder_from_config
 from captioner.models.image_processors import ImageProcessor
 from captioner.settings import DecodingSettings, EncoderSettings, ExportSettings, Settings
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -32,7 +31,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture
 def export(tiny_captioner, tmp_path):
     """The folder of a whole export."""
-    tiny_captioner.metrics = {"test": {"metrics": {"CIDEr": 0.5}, "images": 3, "decoding": {"beams": 3}}}
+    tiny_captioner.metrics = {"test": {"metrics": {"CIDEr-D": 0.5}, "images": 3, "decoding": {"beams": 3}}}
     tiny_captioner.save_pretrained(tmp_path / "best")
     return tmp_path / "best"
 
@@ -62,6 +61,10 @@ def hub(tmp_path, monkeypatch):
 
 def with_hub_encoder(settings, **export_settings):
     return replace(settings, encoder=EncoderSettings(name="owner/tiny"), export=ExportSettings(**export_settings))
+
+
+def make_calibration(captioner, pictures):
+    return Calibration.fit(captioner.caption(pictures, candidates=3), [True, False, True, True, False], {"split": "x"})
 
 
 def edit_json(path, **changes):
@@ -106,11 +109,21 @@ class TestCaption:
         assert first[0] == tiny_captioner.caption(pictures[0], beams=5)
         assert len(tiny_captioner.caption(pictures[0], candidates=5)) == 5  # more than its own three beams
 
-    def test_confidence_is_the_geometric_mean_of_the_probabilities(self, tiny_captioner, pictures):
+    def test_confidence_that_is_not_calibrated_is_the_geometric_mean_of_the_probabilities(
+        self, tiny_captioner, pictures
+    ):
         decoding = DecodingSettings(beams=1, length_penalty=1.0, max_length=8)
         caption = tiny_captioner.caption(pictures[0], decoding=decoding)
         assert 0 < caption.confidence < 1
         assert caption.confidence == pytest.approx(numpy.exp(caption.score))
+
+    def test_calibrated_confidence_looks_at_all_that_was_found(self, tiny_captioner, pictures):
+        tiny_captioner.calibration = make_calibration(tiny_captioner, pictures)
+        candidates = tiny_captioner.caption(pictures[0], candidates=3)
+        assert [one.confidence for one in candidates] == tiny_captioner.calibration.confidences(candidates)
+        assert tiny_captioner.caption(pictures[0]).confidence == candidates[0].confidence
+        greedy = tiny_captioner.caption(pictures[0], beams=1)
+        assert greedy.confidence == tiny_captioner.calibration.alone.probability(describe_alone(greedy))
 
     def test_a_caption_that_was_cut_says_so(self, tiny_captioner, pictures):
         caption = tiny_captioner.caption(pictures[0], decoding=DecodingSettings(max_length=2, min_length=2))
@@ -189,6 +202,13 @@ class TestExport:
         )
         assert loaded.metrics == tiny_captioner.metrics
         assert not loaded.model.training
+
+    def test_its_confidence_goes_with_it(self, tiny_captioner, pictures, tmp_path):
+        tiny_captioner.calibration = make_calibration(tiny_captioner, pictures)
+        tiny_captioner.save_pretrained(tmp_path / "best")
+        loaded = Captioner.from_pretrained(tmp_path / "best")
+        assert loaded.caption(pictures, candidates=2) == tiny_captioner.caption(pictures, candidates=2)
+        assert loaded.calibration.origin == {"split": "x"}
 
     def test_it_is_the_same_through_any_number_of_hands(self, tiny_captioner, export, tmp_path):
         Captioner.from_pretrained(export).save_pretrained(tmp_path / "again")
@@ -313,6 +333,11 @@ class TestDamagedExport:
         edit_json(export / "preprocessor_config.json", image_processor_type="Magic")
         assert "image_processor_type='Magic' is no Pillow image processor" in refuse(export)
 
+    @pytest.mark.parametrize("content", ["{}", '{"alone": {"weights": []}, "among": null}', '{"alone": 3, "among": 4}'])
+    def test_confidence(self, export, content):
+        (export / "confidence.json").write_text(content)
+        assert f"write it anew with `captioner calibrate {export}`" in refuse(export)
+
     def test_tokenizer(self, export, tiny_tokenizer):
         (export / "tokenizer.json").write_text(tiny_tokenizer.to_json()[:-40])
         assert "is not a whole export" in refuse(export)
@@ -374,7 +399,7 @@ class TestName:
         [
             (LocalEntryNotFoundError("cannot find it\non disk"), "it cannot be reached; connect and try again"),
             (HFValidationError("not\na repo"), "not a repo"),
-            (captioner.export_folder.HTTPError("the line broke"), "the line broke"),
+            (HTTPError("the line broke"), "the line broke"),
         ],
     )
     def test_that_the_hub_does_not_deliver(self, monkeypatch, error, reason):
@@ -422,6 +447,17 @@ def test_the_public_names():
     assert captioner.Settings is Settings
     with pytest.raises(AttributeError, match="module 'captioner' has no attribute 'Captoiner'"):
         _ = captioner.Captoiner
+
+
+def test_newest_best(tmp_path):
+    assert captioner.export_folder.newest_best(tmp_path) is None
+    for age, run in enumerate(("a", "c", "b")):
+        folder = tmp_path / run / "best"
+        folder.mkdir(parents=True)
+        if run != "b":  # an export that is not whole
+            (folder / "config.json").touch()
+            os.utime(folder / "config.json", (age, age))
+    assert captioner.export_folder.newest_best(tmp_path) == tmp_path / "c" / "best"
 
 
 def test_every_decoding_setting_may_be_given_by_name(tiny_captioner, pictures):

@@ -18,7 +18,8 @@ STAIRCASE = """
     data/scene_model data/scene_backgrounds data/scene_sprites data/scene_captions data/scene_drawing data/scenes
     data/captioned_folder data/flickr30k_hub data/sources
     data/inspection data/dataset_writer data/prepared
-    data/tokenizer
+    data/photo_names data/training_images
+    data/tokenizer data/dataset_tokenizer
     data/image_views data/feature_shards data/features
     data/batches data/shards data/streaming data/device_batches
 
@@ -31,18 +32,24 @@ STAIRCASE = """
     evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
     evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
     evaluation/clip_score evaluation/metric_modules
-    evaluation/scene_accuracy evaluation/example_sheet
+    evaluation/references evaluation/predictions evaluation/protocol
+    evaluation/significance evaluation/results evaluation/result_files evaluation/model_index
+    evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
 
     losses
     tasks/base tasks/captioning
-    training/device training/optim training/states training/checkpoint training/averaging training/tracking
-    training/progress training/signals training/processes training/loop
+    training/device training/optim training/states training/checkpoint training/averaging
+    training/tensorboard_tracker training/wandb_tracker training/tracking
+    training/progress training/timings training/signals training/processes training/loop
 
-    run_folder build model_card export_folder api scoring publish presets
+    run_folder resources build model_card hub confidence explain export_folder api
+    onnx_export onnx_captioner scoring calibration publish uploads hub_run presets
+
+    report/charts report/contents report/page
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
-    commands/prepare commands/tokenizer commands/evaluate commands/train commands/caption commands/push
-    commands/verbs
+    commands/prepare commands/tokenizer commands/evaluate commands/compare commands/calibrate
+    commands/training_run commands/train commands/report commands/caption commands/push commands/export commands/verbs
 """
 ORDER = STAIRCASE.split()
 ROOT_NAMES = ("config", "prepare_dataset", "train", "train_tokenizer", "tests", "examples", "benchmarks")

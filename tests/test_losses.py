@@ -6,8 +6,6 @@ import torch
 from captioner.data.batches import IGNORED
 from captioner.losses import caption_cross_entropy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LOGITS = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [math.log(7), 0.0, 0.0, 0.0], [9.0, -9.0, 3.0, 1.0]]])
 
 

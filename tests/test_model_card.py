@@ -32,9 +32,9 @@ SETTINGS = Settings(
 )
 BEAM = DecodingSettings(beams=4, length_penalty=0.65, max_length=21, no_repeat_ngram=3)
 METRICS = {
-    "validation_at_best": {"step": 1234, "epoch": 9, "loss": 2.5, "CIDEr": 0.4321, "samples": ["A dog"]},
+    "validation_at_best": {"step": 1234, "epoch": 9, "loss": 2.5, "CIDEr-D": 0.4321, "samples": ["A dog"]},
     "test": {
-        "metrics": {"BLEU-4": 0.2034, "CIDEr": 0.51239},
+        "metrics": {"BLEU-4": 0.2034, "CIDEr-D": 0.51239},
         "images": 1000,
         "references": 5000,
         "decoding": asdict(BEAM),
@@ -63,7 +63,7 @@ def test_the_card_says_what_the_model_is_and_how_it_was_trained():
         "13 epochs, label smoothing 0.07, AdamW, peak learning rate 0.00045, linear schedule,",
         "48 images a step, seed 11.",
         "The encoder was frozen.",
-        "This is the checkpoint after epoch 9 (step 1,234), chosen by CIDEr on the validation split: 0.432 with greedy",
+        "This is the checkpoint after epoch 9 (step 1,234), chosen by CIDEr-D on the validation split: 0.432 with",
         'Captioner.from_pretrained("me/first-try")',
     ):
         assert fact in text
@@ -94,15 +94,28 @@ def test_other_settings_make_another_card():
 
 def test_the_metrics_stand_in_a_table_with_how_the_captions_were_decoded():
     lines = make_card().text.splitlines()
-    table = lines.index("| split | images | BLEU-4 | CIDEr |")
+    table = lines.index("| split | images | BLEU-4 | CIDEr-D |")
     assert lines[table + 1 : table + 3] == ["| --- | --- | --- | --- |", "| test | 1000 | 0.203 | 0.512 |"]
     assert "Decoding: beam search, 4 beams, length penalty 0.65, 1 to 21 tokens, no repeated 3-grams." in lines[table:]
+
+
+def test_a_score_stands_with_its_interval_and_its_images():
+    test = {
+        **METRICS["test"],
+        "confidence_intervals": {"CIDEr-D": [0.48123, 0.54567]},
+        "set": "1,000 images, Karpathy test",
+    }
+    card = make_card(metrics={"test": test})
+    assert "| test | 1000 | 0.203 | 0.512 [0.481, 0.546] |" in card.text
+    bleu, cider = card.data.eval_results
+    assert (bleu.metric_args, cider.metric_args) == (None, {"confidence_interval_95": [0.4812, 0.5457]})
+    assert cider.dataset_args == {"images": "1,000 images, Karpathy test"}
 
 
 def test_splits_with_other_metrics_and_decoding_each_say_so():
     unseen = {"metrics": {"scene_accuracy": 0.9}, "images": 50, "decoding": asdict(replace(BEAM, beams=1))}
     text = make_card(metrics={**METRICS, "test_unseen": unseen}).text
-    assert "| split | images | BLEU-4 | CIDEr | scene_accuracy |" in text
+    assert "| split | images | BLEU-4 | CIDEr-D | scene_accuracy |" in text
     assert "| test | 1000 | 0.203 | 0.512 |  |" in text
     assert "| test_unseen | 50 |  |  | 0.900 |" in text
     assert "Decoding of test: beam search, 4 beams," in text
@@ -117,7 +130,7 @@ def test_the_hub_reads_the_card(tmp_path):
     assert data.base_model == "google/mobilenet_v2_1.0_224"
     assert data.model_name == "first-try"
     results = [(one.dataset_name, one.dataset_split, one.metric_name, one.metric_value) for one in data.eval_results]
-    assert results == [("flickr8k", "test", "BLEU-4", 0.2034), ("flickr8k", "test", "CIDEr", 0.5124)]
+    assert results == [("flickr8k", "test", "BLEU-4", 0.2034), ("flickr8k", "test", "CIDEr-D", 0.5124)]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ COMMANDS = sorted(set(read_commands()))
 
 
 def split_program(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the program, as in ``captioner push`` or ``train.py``, and its arguments."""
+    """Return the program, as in ``captioner push``, ``train.py`` or ``-m benchmarks.x``, and its arguments."""
+    if words[:2] == ("python", "-m"):
+        return f"-m {words[2]}", words[3:]
     if words[0] == "captioner":
         return f"captioner {words[1]}", words[2:]
     return (words[1], words[2:]) if words[0] == "python" else (words[0], words[1:])
@@ -66,6 +68,8 @@ def read_help(module_monkeypatch):
             main, arguments = caption.main, ["--help"]
         elif program.startswith("captioner "):
             main, arguments = verbs.main, [program.split()[1], "--help"]
+        elif program.startswith("-m "):
+            main, arguments = importlib.import_module(program.removeprefix("-m ")).main, ["--help"]
         else:
             main, arguments = runpy.run_path(str(ROOT / program))["main"], ["--help"]
         return capture(main, arguments)

@@ -1,6 +1,5 @@
 import errno
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +9,7 @@ import pytest
 
 import captioner
 from captioner.errors import CheckpointError, ConfigError
-from captioner.run_folder import check_free, check_resumable, newest_best, read_settings, run_of, write_settings
+from captioner.run_folder import check_free, check_resumable, read_settings, run_of, write_settings
 from captioner.settings import Settings
 from captioner.settings_json import settings_to_dict
 from captioner.training import checkpoint
@@ -188,14 +187,3 @@ def test_existing_run_is_not_overwritten_by_accident(tmp_path, name):
         f"{tmp_path}/a holds a run already: go on with --resume {tmp_path}/a, start another with --trainer.run NAME, "
         "or replace it with --trainer.overwrite"
     )
-
-
-def test_newest_best(tmp_path):
-    assert newest_best(tmp_path) is None
-    for age, run in enumerate(("a", "c", "b")):
-        folder = tmp_path / run / "best"
-        folder.mkdir(parents=True)
-        if run != "b":  # an export that is not whole
-            (folder / "config.json").touch()
-            os.utime(folder / "config.json", (age, age))
-    assert newest_best(tmp_path) == tmp_path / "c" / "best"

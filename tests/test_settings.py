@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from captioner.errors import ConfigError
-from captioner.settings import MINIMUM_VOCABULARY_SIZE, Settings, setting_types, setting_values
-from captioner.settings_checks import LEAST, check_settings, describe_type, nearest_name
+from captioner.evaluation.caption_metrics import METRICS
+from captioner.settings import METRIC_NAMES, MINIMUM_VOCABULARY_SIZE, Settings, setting_types, setting_values
+from captioner.settings_checks import LEAST, check_settings, describe_type, nearest_name, parse_metrics
 from captioner.settings_json import changed_settings, settings_from_dict, settings_to_dict
 
 
@@ -75,6 +76,11 @@ def test_default_settings_are_right():
             "projection.kind=liner is unknown; did you mean linear? known: linear, mlp, bottleneck, residual_mlp",
         ),
         ({"task__name": "xyz"}, "task.name=xyz is unknown; known: captioning"),
+        (
+            {"task__metrics": "BLEU,WER"},
+            "task.metrics=BLEU,WER: choose from BLEU, ROUGE-L, CIDEr-D, CIDEr, METEOR, SPICE, diversity, length, "
+            "separated by commas",
+        ),
         ({"trainer__device": "gpu"}, "trainer.device=gpu is unknown; use auto, cpu, cuda, cuda:1 or mps"),
         ({"hub__repo_id": "a/b/c"}, "hub.repo_id=a/b/c is no repository; use owner/name"),
         ({"encoder__name": ""}, "encoder.name is empty; give a Hub id, a local folder, or encoder.config"),
@@ -88,6 +94,21 @@ def test_wrong_value_is_named_with_its_remedy(changes, problem):
     with pytest.raises(ConfigError) as caught:
         check_settings(change(**changes))
     assert caught.value.problems == (problem,)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [("BLEU,CIDEr", ("BLEU", "CIDEr")), ("cider-d, rouge-l,", ("CIDEr-D", "ROUGE-L")), ("a,b", None)]
+)
+def test_names_of_metrics(text, names):
+    if names:
+        assert parse_metrics(text) == names
+        return
+    with pytest.raises(ConfigError, match=r"^--metrics a,b: choose from BLEU, .*, separated by commas$"):
+        parse_metrics(text)
+
+
+def test_the_names_of_metrics_are_the_evaluations():
+    assert list(METRICS) == [*METRIC_NAMES]
 
 
 def test_encoder_config_with_a_trailing_comma_is_told():

@@ -3,8 +3,8 @@
 import torch
 
 from captioner.api import Captioner
-from captioner.build import build_model
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.models.captioner import build_model
 from captioner.models.encoders import load_encoder
 from captioner.models.image_processors import load_processor
 from captioner.settings import Settings

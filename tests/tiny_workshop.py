@@ -11,6 +11,7 @@ from PIL import Image
 
 from captioner.commands import train
 from captioner.evaluation import meteor
+from captioner.evaluation.java_programs import MetricUnavailableError
 from captioner.settings import (
     DataSettings,
     DecoderSettings,
@@ -31,11 +32,11 @@ COLOURS = ["red", "green", "blue"]
 def without_java() -> Iterator[None]:
     """METEOR starts Java for every evaluation, which takes seconds; it has tests of its own."""
 
-    def missing() -> str:
-        raise meteor.MeteorUnavailableError("no Java in these tests")
+    def missing(metric: str) -> str:
+        raise MetricUnavailableError("no Java in these tests")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meteor, "_find_java", missing)
+        patch.setattr(meteor, "find_java", missing)
         yield
 
 

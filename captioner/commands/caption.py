@@ -44,16 +44,19 @@ def _parser() -> CommandParser:
     parser.usage = "caption [options] IMAGE|FOLDER|- ..."
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE|FOLDER|-", help="files, folders, or - for an image on stdin")
-    add("--model", help="export, run or Hub id (default: the newest best/ under checkpoints/)")
+    add("--model", help="export, run or Hub id (default: the newest one here)")
     add("--candidates", type=int, default=1, metavar="N", help="captions an image, best first")
     add("--batch-size", type=int, metavar="N", help=f"images captioned together (default: {OPENED_TOGETHER})")
     add("--json", action="store_true", help="print a JSON object a line, with confidence")
-    add("--output", metavar="FILE", help="write to FILE.jsonl or FILE.csv; what is in it is skipped")
+    add("--min-confidence", type=float, metavar="X", help="leave captions below this confidence blank")
+    add("--output", metavar="FILE", help="write to FILE.jsonl or .csv; what is in it is skipped")
     add(
         "--sidecar",
         action="store_true",
-        help="write each caption to a .txt beside its image; images with one are skipped",
+        help="write a .txt beside each image that has none",
     )
+    add("--explain", metavar="FILE.png", help="draw where the decoder looked for each word")
+    add("--explain-layers", metavar="N,N", help="decoder layers to draw, like 0,-1 (default: all)")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add_decoding_flags(parser, leave_out=["batch_size"], explained=["beams", "samples", "prefix"])
     return parser
@@ -69,19 +72,32 @@ def _run(argv: Sequence[str]) -> int:
     if not waiting:
         return 0
     captioner = load_captioner(options.model, options.device)
+    if options.min_confidence is not None and captioner.calibration is None:
+        raise ConfigError(
+            "--min-confidence: the model's confidence is not calibrated; run `captioner calibrate` on its export"
+        )
     single = len(paths) == 1 and not any(Path(name).is_dir() for name in options.images)
-    failed = 0
+    failed = blank = 0
     for result in caption_files(captioner, waiting, options):
         if isinstance(result, ImageError):
             failed += 1
             print(result, file=sys.stderr)
             continue
+        if options.explain:
+            layers = _parse_layers(options.explain_layers)
+            captioner.explain(Path(result.path), result.captions[0], layers=layers).draw(options.explain)
+        if options.min_confidence is not None:
+            result = result.without_doubtful(options.min_confidence)
+            blank += not result.captions[0].text
         if sidecars:
             sidecars[result.path].write_text(result.captions[0].text + "\n", encoding="utf-8")
         if output:
             output.write(result)
         elif not sidecars:
             print(_format(result, single=single, as_json=options.json), flush=True)
+    if blank:
+        told = "the caption is" if len(waiting) == 1 else f"{blank} of {len(waiting)} captions are"
+        print(f"{told} left blank: confidence below {options.min_confidence:g}", file=sys.stderr)
     if failed and len(waiting) > 1:
         print(f"{failed} of {len(waiting)} images could not be captioned", file=sys.stderr)
     return 1 if failed else 0
@@ -90,10 +106,25 @@ def _run(argv: Sequence[str]) -> int:
 def _check_options(options: argparse.Namespace) -> None:
     if options.sidecar and STDIN in options.images:
         raise ConfigError("--sidecar: an image from standard input has no place beside it; use --output")
+    if options.min_confidence is not None and not 0 <= options.min_confidence <= 1:
+        raise ConfigError(f"--min-confidence {options.min_confidence:g}: use a number from 0 to 1")
+    if options.explain and (len(options.images) != 1 or options.images[0] == STDIN or Path(options.images[0]).is_dir()):
+        raise ConfigError("--explain: one panel a word needs one image; name a single file")
+    if options.explain and not Path(options.explain).resolve().parent.is_dir():
+        raise ConfigError(
+            f"--explain {options.explain}: there is no folder {Path(options.explain).parent}; make it first"
+        )
     for name in ("candidates", "beams", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: use 1 or more")
+
+
+def _parse_layers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--explain-layers {text}: use numbers with commas between, like 0,2") from error
 
 
 def _leave_out_done(
@@ -143,7 +174,7 @@ def find_images(names: Sequence[str]) -> Iterator[str]:
 
 def load_captioner(model: str | None, device: str) -> "Captioner":
     """The captioner to use: the given one, else the newest export under checkpoints/, which standard error is told."""
-    from captioner.run_folder import newest_best
+    from captioner.export_folder import newest_best
 
     if model is None:
         newest = newest_best(CHECKPOINTS)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,12 @@ class Captioned:
     path: str
     captions: "list[Caption]"
     """Best first."""
+
+    def without_doubtful(self, least: float) -> "Captioned":
+        """The same with the text of every caption whose confidence is below ``least`` left blank."""
+        return replace(
+            self, captions=[one if one.confidence >= least else replace(one, text="") for one in self.captions]
+        )
 
     def record(self) -> dict[str, Any]:
         """As a JSON object."""

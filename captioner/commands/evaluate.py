@@ -1,7 +1,6 @@
-"""``captioner evaluate``: an export's scores on a split of a prepared dataset."""
+"""``captioner evaluate``: the scores of an export on a split, or of any system's captions."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,18 +11,20 @@ from captioner.commands.decoding_arguments import add_decoding_flags, given_deco
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
-from captioner.settings_checks import check_settings
+from captioner.settings_checks import check_settings, parse_metrics
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
-
-    from captioner.scoring import Evaluation
+    from captioner.api import Captioner
+    from captioner.data.training_images import TrainingImages
+    from captioner.evaluation.results import Evaluation
 
 EXAMPLES = """examples:
   captioner evaluate checkpoints/flickr8k/best --split test
   captioner evaluate checkpoints/scenes/best --split test_unseen --examples sheet.png
   captioner evaluate me/captioner --data data/flickr8k --beams 5 --output scores.json
+  captioner evaluate --predictions theirs.json --references dataset_flickr30k.json --output theirs-scores.json
 """
+MODEL_ONLY = ("data", "limit", "examples", "allow_overlap", "update_card")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,16 +35,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(
         "captioner evaluate",
-        "Score an export's captions on a split: BLEU-1..4, ROUGE-L, CIDEr, and METEOR where Java is found.",
+        "Score an export's captions on a split, or the captions in a file: BLEU-1..4, ROUGE-L, CIDEr-D, and METEOR\n"
+        "where Java is found.",
         examples=EXAMPLES,
     )
-    parser.add_argument("model", help="folder of an export or a run, or a Hub id")
-    parser.add_argument("--split", default="test", help="split of the dataset (default: test)")
+    parser.add_argument("model", nargs="?", help="folder of an export or a run, or a Hub id")
+    parser.add_argument("--split", help="split of the dataset (default: test)")
     parser.add_argument("--data", metavar="FOLDER", help="prepared dataset (default: the one it was trained on)")
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help='captions to score instead of a model\'s: [{"image_id": …, "caption": …}] in .json, .jsonl or .csv',
+    )
+    parser.add_argument(
+        "--references",
+        metavar="PATH",
+        help="what to compare predictions with: COCO annotations, a Karpathy JSON or a prepared dataset's folder",
+    )
+    parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
+    parser.add_argument("--bootstrap-seed", type=int, default=0, help="of the confidence intervals (default: 0)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images (default: all)")
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
     parser.add_argument("--examples", metavar="FILE.png", help="draw the best, median and worst captions with images")
+    parser.add_argument("--update-card", action="store_true", help="put the scores into the export's model card")
     parser.add_argument("--allow-overlap", action="store_true", help="evaluate on images that the model was trained on")
+    parser.add_argument(
+        "--allow-different-set",
+        action="store_true",
+        help="score other images than the published split has, or only the predicted ones; the result says so",
+    )
     add_decoding_flags(parser)
     return parser
 
@@ -51,30 +71,18 @@ def _parser() -> CommandParser:
 def _evaluate(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     _check_options(options)
-
-    from captioner.api import Captioner
-    from captioner.data.prepared import open_prepared
-    from captioner.scoring import evaluate_captioner
-
-    captioner = Captioner.from_pretrained(options.model)
-    home = _home(captioner.settings.data)
-    folder = Path(options.data) if options.data else home
-    dataset = open_prepared(folder)
-    decoding = _decoding(captioner.settings, options)
-    if not options.allow_overlap:
-        _refuse_overlap(dataset, options.split, folder=folder, home=home)
-    evaluation = evaluate_captioner(captioner, dataset, options.split, decoding=decoding, limit=options.limit)
-    print(format_evaluation(evaluation))
-    if options.output:
-        content = {"model": options.model, "split": options.split, **evaluation.summary()}
-        _write(options.output, {**content, "per_image": list(evaluation.per_image())})
-    if options.examples:
-        _draw(evaluation, dataset[options.split], options.examples)
-    return 0
+    return _evaluate_predictions(options) if options.predictions else _evaluate_model(options)
 
 
 def _check_options(options: argparse.Namespace) -> None:
     """Raise ConfigError for what would go wrong only after minutes of captioning."""
+    if bool(options.predictions) == bool(options.model):
+        raise ConfigError("name a model, or --predictions with --references; see captioner evaluate --help")
+    if bool(options.predictions) != bool(options.references):
+        raise ConfigError("--predictions and --references belong together; give both")
+    given = [*given_decoding(options), *(name for name in MODEL_ONLY if getattr(options, name))]
+    if options.predictions and given:
+        raise ConfigError(f"--{given[0].replace('_', '-')} needs a model; leave it out with --predictions")
     for path in filter(None, (options.output, options.examples)):
         if Path(path).is_dir():
             raise ConfigError(f"{path}: is a folder; name a file in it")
@@ -82,6 +90,86 @@ def _check_options(options: argparse.Namespace) -> None:
             raise ConfigError(f"{path}: there is no folder {Path(path).parent}; make it first")
     if options.limit < 0:
         raise ConfigError(f"--limit {options.limit}: use 1 or more, or leave it out for all images")
+    if options.bootstrap_seed < 0:
+        raise ConfigError(f"--bootstrap-seed {options.bootstrap_seed}: use 0 or more")
+    if options.examples and "CIDEr-D" not in _metrics(options):
+        raise ConfigError("--examples are picked by CIDEr-D: have it among --metrics")
+    if options.limit and options.update_card:
+        raise ConfigError("--limit and --update-card: a part of a split is no score for a model card; leave one out")
+
+
+def _evaluate_predictions(options: argparse.Namespace) -> int:
+    from captioner.evaluation.predictions import align_predictions, read_predictions
+    from captioner.evaluation.protocol import describe_set, refuse_different_set
+    from captioner.evaluation.references import read_references
+    from captioner.evaluation.results import score_set
+
+    metrics = _metrics(options)
+    predictions = read_predictions(options.predictions)
+    references = read_references(options.references, options.split or "")
+    if not options.allow_different_set:
+        refuse_different_set(describe_set(references))
+    captions, scored = align_predictions(predictions, references, allow_missing=options.allow_different_set)
+    part = len(references.image_ids) if scored is not references else None
+    evaluation = score_set(
+        captions,
+        scored,
+        describe_set(scored, of=part),
+        metrics=metrics,
+        seed=options.bootstrap_seed,
+        notes={"predictions": options.predictions, "training_overlap": "not checked: no model"},
+    )
+    _report(evaluation, options, model=Path(options.predictions).stem)
+    return 0
+
+
+def _evaluate_model(options: argparse.Namespace) -> int:
+    from captioner.api import Captioner
+    from captioner.data.prepared import open_prepared, read_manifest
+    from captioner.evaluation.protocol import describe_set, refuse_different_set
+    from captioner.evaluation.references import prepared_references
+    from captioner.scoring import evaluate_captioner
+
+    metrics = _metrics(options)
+    captioner = Captioner.from_pretrained(options.model)
+    folder = Path(options.data) if options.data else _home(captioner.settings.data)
+    dataset, manifest = open_prepared(folder), read_manifest(folder)
+    decoding = _decoding(captioner.settings, options)
+    split, name = options.split or "test", folder.resolve().name
+    notes: dict[str, Any] = {"model": options.model}
+    if split in dataset:  # the evaluation says so, and which there are
+        references = prepared_references(dataset[split], manifest, dataset=name, split=split)
+        if not options.allow_different_set:
+            refuse_different_set(describe_set(references))
+        notes["training_overlap"] = _check_overlap(captioner, references, allow=options.allow_overlap)
+    evaluation = evaluate_captioner(
+        captioner,
+        dataset,
+        split,
+        manifest=manifest,
+        name=name,
+        decoding=decoding,
+        limit=options.limit,
+        metrics=metrics,
+        seed=options.bootstrap_seed,
+        notes=notes,
+    )
+    _report(evaluation, options, model=captioner.settings.trainer.run or options.model)
+    if options.examples:
+        _draw(evaluation, dataset[split], options.examples)
+    if options.update_card:
+        from captioner.publish import save_scores
+
+        own = name == captioner.settings.data.name
+        captioner.metrics[split if own else f"{name} {split}"] = evaluation.summary()
+        save_scores(captioner, options.model)
+    return 0
+
+
+def _metrics(options: argparse.Namespace) -> Sequence[str]:
+    from captioner.evaluation.caption_metrics import DEFAULT_METRICS
+
+    return parse_metrics(options.metrics) if options.metrics is not None else DEFAULT_METRICS
 
 
 def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettings:
@@ -96,50 +184,62 @@ def _home(data: DataSettings) -> Path:
     return Path(data.folder) / data.name
 
 
-def _refuse_overlap(dataset: "DatasetDict", split: str, *, folder: Path, home: Path) -> None:
-    from captioner.data.prepared import open_prepared
-    from captioner.scoring import refuse_overlap
+def _check_overlap(captioner: "Captioner", references: Any, *, allow: bool) -> int | str:
+    """How many images the training saw; raises DataError for any unless they are allowed."""
+    from captioner.data.training_images import refuse_overlap
 
-    if split not in dataset:
-        return  # the evaluation says so, and which there are
-    evaluated = dataset[split]["image_id"]
-    if folder.resolve() == home.resolve():
-        refuse_overlap(dataset["train"]["image_id"], evaluated, split=split)
-    elif home.is_dir():
-        refuse_overlap(open_prepared(home)["train"]["image_id"], evaluated, split=split, other_dataset=True)
-    else:
-        print(f"{home} is not here: not checked whether the training had images of {split}", file=sys.stderr)
+    trained = captioner.training_images or _training_images_at(_home(captioner.settings.data))
+    if trained is None:
+        print("the export has no list of its training images: not checked whether it saw these", file=sys.stderr)
+        return "not checked: the export has no list of its training images"
+    of = {"dataset": references.dataset, "fingerprint": references.fingerprint}
+    if not allow:
+        refuse_overlap(trained, references.image_ids, split=references.split, **of)
+    return len(trained.shared(references.image_ids, **of))
+
+
+def _training_images_at(home: Path) -> "TrainingImages | None":
+    """Those of the dataset that a captioner says it was trained on, for an export without a list of its own."""
+    from captioner.data.prepared import open_prepared, read_manifest
+    from captioner.data.training_images import TrainingImages
+
+    if not home.is_dir():
+        return None
+    names, fingerprint = open_prepared(home)["train"]["image_id"], read_manifest(home)["fingerprint"]
+    return TrainingImages.of(names, dataset=home.name, fingerprint=fingerprint)
 
 
 def format_evaluation(evaluation: "Evaluation") -> str:
-    """The scores of a split as lines of text, the decoding settings beside them."""
-    from captioner.decoding.describe import describe_decoding
+    """The scores of a set as lines of text, each with its 95 % interval; the images and the decoding above them."""
+    decoding = ""
+    if evaluation.decoding:
+        from captioner.decoding.describe import describe_decoding
 
-    lines = [f"{evaluation.split}: {len(evaluation.captions):,} images, {describe_decoding(evaluation.decoding)}"]
-    lines += [f"  {name:<15} {value:.4f}" for name, value in evaluation.metrics.items()]
+        decoding = f", {describe_decoding(evaluation.decoding)}"
+    split = f"{evaluation.split}: " if evaluation.split else ""
+    lines = [f"{split}{evaluation.evaluated.label}{decoding}"]
+    for name, value in evaluation.metrics.items():
+        interval = evaluation.intervals.get(name)
+        lines.append(f"  {name:<15} {value:.4f}" + (f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))
     lines += [f"  {name:<15} unavailable: {reason}" for name, reason in evaluation.unavailable.items()]
     return "\n".join(lines)
 
 
-def _write(path: str, content: Any) -> None:
-    Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _report(evaluation: "Evaluation", options: argparse.Namespace, *, model: str) -> None:
+    from captioner.evaluation.model_index import model_index
+    from captioner.evaluation.result_files import write_result
+
+    print(format_evaluation(evaluation))
+    if options.output:
+        summary = evaluation.summary()
+        content = {**summary, "model-index": model_index(model, summary)}
+        write_result(Path(options.output), content, evaluation.per_image())
 
 
 def _draw(evaluation: "Evaluation", rows: Any, path: str) -> None:
     from captioner.data.encoded_images import EncodedImages
     from captioner.data.images import open_image
-    from captioner.evaluation.example_sheet import Example, draw_examples, pick_examples
+    from captioner.evaluation.example_sheet import draw_examples, make_examples
 
-    images, scores = EncodedImages(rows), evaluation.image_metrics["CIDEr-D"]
-    examples = [
-        Example(
-            image=open_image(images[row]),
-            caption=evaluation.captions[row],
-            references=tuple(evaluation.references[row]),
-            score=scores[row],
-            label=label,
-        )
-        for label, picked in pick_examples(scores).items()
-        for row in picked
-    ]
-    draw_examples(examples, Path(path))
+    images = EncodedImages(rows)
+    draw_examples(make_examples(list(evaluation.per_image()), lambda row: open_image(images[row])), Path(path))

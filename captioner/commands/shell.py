@@ -1,7 +1,6 @@
 """What every command shares with the shell: one-line errors, exit statuses, log lines on standard error."""
 
 import argparse
-import errno
 import logging
 import shutil
 import sys
@@ -11,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from captioner.errors import CaptionerError, ConfigError
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from captioner.errors import DISK_FULL, CaptionerError, ConfigError
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -40,8 +40,8 @@ def main(
 
 
 def _run(argv: Sequence[str], *, presets: Mapping[str, Settings] | None, prog: str) -> int:
+    from captioner.data.dataset_tokenizer import train_dataset_tokenizer
     from captioner.data.prepared import open_prepared, read_manifest
-    from captioner.data.tokenizer import train_dataset_tokenizer
 
     if presets is None:
         from captioner import presets as shipped
@@ -77,7 +77,8 @@ def _read_arguments(argv: Sequence[str], *, presets: Mapping[str, Settings], pro
 
 
 def _report(tokenizer: "CaptionTokenizer", captions: Sequence[str], folder: Path) -> None:
-    from captioner.data.tokenizer import TOKENIZER_FILE, read_tokenizer_manifest
+    from captioner.data.dataset_tokenizer import read_tokenizer_manifest
+    from captioner.data.tokenizer import TOKENIZER_FILE
 
     for caption in captions:
         print(f"{caption}\n  {' | '.join(tokenizer.split(caption))}\n  {tokenizer.decode(tokenizer.encode(caption))}")

@@ -1,22 +1,14 @@
 """``python train.py`` and ``captioner train``: from a preset to an evaluated export."""
 
-import random
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from captioner.commands.settings_arguments import ExtraFlags, parse_settings
 from captioner.commands.shell import guard
-from captioner.errors import CheckpointError
+from captioner.commands.training_run import Training
 from captioner.settings import Settings
-
-if TYPE_CHECKING:
-    from captioner.build import Resources
-    from captioner.tasks.captioning import CaptioningTask
 
 DESCRIPTION = "Train a captioner: prepares the data, trains the tokenizer, caches features, trains, evaluates, exports."
 EXAMPLES = (
@@ -45,7 +37,11 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
 
     extra = ExtraFlags()
     extra.add_argument(
-        "--resume", metavar="PATH", help="go on with this run, or from this step of it; auto: with the one there is"
+        "--resume",
+        metavar="PATH",
+        type=_local_run,
+        help="go on with this run, or from this step of it; auto: with the one there is; "
+        "a Hub id: train on from the weights that are there",
     )
     parse = partial(
         parse_settings,
@@ -67,13 +63,19 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
     return Training(settings, preset=preset, prog=prog, automatic=flags.resume == AUTO).run(resume)
 
 
+def _local_run(name: str) -> str:
+    """The folder to resume, made from the Hub where the name is that of a repository."""
+    from captioner.hub_run import begin_from_hub, names_repository
+
+    return str(begin_from_hub(name)) if names_repository(name) else name
+
+
 def _find_run(settings: Settings, preset: str) -> Path | None:
     """The run of these settings' name, where it has a checkpoint to go on from, whole or not."""
-    from captioner.training.checkpoint import clear_leftovers, list_checkpoints
+    from captioner.training.checkpoint import has_checkpoint
 
     run = Path(settings.trainer.folder) / (settings.trainer.run or preset)
-    clear_leftovers(run)
-    return run if list_checkpoints(run) else None
+    return run if has_checkpoint(run) else None
 
 
 def _resumed_settings(resume: str | Path | None) -> Settings | None:
@@ -85,169 +87,3 @@ def _resumed_settings(resume: str | Path | None) -> Settings | None:
     run = run_of(Path(resume))
     _, settings = read_settings(run)
     return replace(settings, trainer=replace(settings.trainer, run=run.name, folder=str(run.parent), overwrite=False))
-
-
-class Training:
-    """One training run, from its settings to its evaluated export."""
-
-    def __init__(self, settings: Settings, *, preset: str, prog: str, automatic: bool = False) -> None:
-        """Prepare a run; an ``automatic`` one may begin in the folder that a killed one left."""
-        self.settings, self.preset, self.prog = settings, preset, prog
-        self.automatic = automatic
-        self.folder = Path(settings.trainer.folder) / settings.trainer.run
-        self.best = self.folder / "best"
-
-    def run(self, resume: Path | None) -> int:
-        from captioner.build import build_task, gather_resources
-        from captioner.run_folder import check_free, check_resumable, read_settings, run_of
-        from captioner.training.checkpoint import clear_leftovers, find_checkpoint, names_step, read_tensors
-        from captioner.training.device import build_accelerator
-        from captioner.training.processes import Processes
-        from captioner.training.signals import InterruptedTrainingError
-        from captioner.training.states import load_module_state
-
-        accelerator = build_accelerator(self.settings)
-        processes = Processes(accelerator)
-        processes.quieten()
-        found = None
-        if resume:
-            run = run_of(resume)
-            processes.one_after_another(lambda: clear_leftovers(run))
-            found = find_checkpoint(resume if names_step(resume) else run)
-            check_resumable(read_settings(run)[1], self.settings, position=found[1]["position"])
-        elif not (self.automatic or self.settings.trainer.overwrite):
-            check_free(self.folder)
-        tokenizer_path = self.folder / "tokenizer.json" if resume else None
-
-        def build() -> "tuple[Resources, CaptioningTask]":
-            seed_everything(self.settings.trainer.seed)
-            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
-            return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
-
-        resources, task = processes.one_after_another(build)
-        if found:  # settings that do not fit the weights are refused before they are recorded
-            load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
-        if processes.is_main:
-            if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
-                shutil.rmtree(self.folder, ignore_errors=True)
-            self._record(resources, resumed_at=found[1]["step"] if found else None)
-            self._announce(task, accelerator)
-        try:
-            self._fit(task, resources, accelerator, found)
-        except InterruptedTrainingError as stopped:
-            if processes.is_main:
-                _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
-            return 130 if stopped.signal == 2 else 0
-        finally:
-            processes.part()
-        return self._finish(resources) if processes.is_main else 0
-
-    def _record(self, resources: "Resources", *, resumed_at: int | None) -> None:
-        from captioner.run_folder import write_settings
-
-        write_settings(self.folder, self.settings, preset=self.preset, resumed_at=resumed_at)
-        resources.tokenizer.save(self.folder / "tokenizer.json")
-
-    def _announce(self, task: "CaptioningTask", accelerator: Any) -> None:
-        trainer = self.settings.trainer
-        parameters = sum(parameter.numel() for parameter in task.module.parameters() if parameter.requires_grad)
-        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-        _say(
-            f"Training {self.folder} on {task.describe_data()}: "
-            f"{parameters / 1e6:.2f} M trained parameters, {trainer.epochs} epochs of {task.batches_per_epoch()} "
-            f"batches (padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
-        )
-
-    def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
-        from captioner.settings_json import settings_to_dict
-        from captioner.training.loop import fit
-        from captioner.training.tracking import Trackers, open_trackers
-
-        trackers = Trackers([])
-        if accelerator.is_main_process:
-            trackers = open_trackers(
-                self.settings.tracking,
-                run=self.folder,
-                config=settings_to_dict(self.settings),
-                resume_step=found[1]["step"] if found else 0,
-            )
-        try:
-            fit(
-                task,
-                self.settings,
-                accelerator=accelerator,
-                run=self.folder,
-                trackers=trackers,
-                on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
-                resume=found,
-            )
-        finally:
-            trackers.close()
-
-    def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
-        from captioner.api import Captioner
-        from captioner.models.captioner import CaptionerModel
-        from captioner.publish import export
-
-        module = getattr(task.module, "module", task.module)
-        encoder = module.encoder or resources.encoder
-        model = CaptionerModel(encoder, module.projection, module.decoder)
-        export(Captioner(model, resources.tokenizer, resources.processor, self.settings, metrics), self.best)
-
-    def _finish(self, resources: "Resources") -> int:
-        """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
-        from captioner.api import Captioner
-        from captioner.commands.evaluate import format_evaluation
-        from captioner.publish import export, push
-        from captioner.scoring import evaluate_captioner
-
-        if not self.best.exists():
-            raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
-        captioner = Captioner.from_pretrained(self.best)
-        for split in (name for name, rows in resources.dataset.items() if name.startswith("test") and len(rows)):
-            evaluation = evaluate_captioner(captioner, resources.dataset, split)
-            captioner.metrics[split] = evaluation.summary()
-            print(format_evaluation(evaluation))
-        try:
-            export(captioner, self.best)
-        except OSError as error:
-            raise CheckpointError(
-                f"the test figures could not be written to {self.best} ({error.strerror or error}); "
-                f"free some space and go on with: {self.prog} {self.preset} --resume {self.folder}"
-            ) from error
-        self._show_caption(captioner, resources)
-        if self.settings.hub.repo_id:
-            address = push(self.best, self.settings.hub.repo_id, private=self.settings.hub.private)
-            print(f"Uploaded to {address}")
-        return 0
-
-    def _show_caption(self, captioner: Any, resources: "Resources") -> None:
-        from captioner.data.encoded_images import EncodedImages
-
-        split = next(name for name in ("test", "validation") if len(resources.dataset[name]))
-        image = EncodedImages(resources.dataset[split])[0]
-        path = self.folder / Path(resources.dataset[split][0]["image_id"]).name
-        path.write_bytes(image)
-        print(f"\nA held-out picture, {path}:\n  {captioner.caption(image).text}")
-        print(
-            f"\nThe best model is in {self.best}. Next:\n"
-            f"  caption {path}\n"
-            f"  caption photos/ --model {self.best} --output captions.jsonl\n"
-            f"  captioner evaluate {self.best} --split test --examples examples.png\n"
-            f"  captioner push {self.best} me/captioner\n"
-            f"  {self.prog} --help"
-        )
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators."""
-    import numpy
-    import torch
-
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

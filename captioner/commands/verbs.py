@@ -8,8 +8,12 @@ VERBS = {
     "prepare": "make a prepared dataset from a source",
     "tokenizer": "train a dataset's tokenizer",
     "train": "train, evaluate and export a captioner",
-    "evaluate": "score an export on a split",
+    "evaluate": "score an export on a split, or any system's captions",
+    "compare": "test whether two scores differ by more than chance",
+    "calibrate": "fit an export's confidence",
+    "report": "write a run's curves, figures and captions as one HTML file",
     "caption": "caption images (the same as the command caption)",
+    "export": "write an export in another format",
     "push": "upload an export to the Hugging Face Hub",
 }
 

@@ -1,6 +1,5 @@
 """Shards of features on the disk: written whole or not at all, mapped into memory, checked against their place."""
 
-import errno
 import mmap
 import os
 import shutil
@@ -12,9 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from captioner.errors import DataError
+from captioner.errors import DISK_FULL, DataError
 
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 SAFETENSORS_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header."""

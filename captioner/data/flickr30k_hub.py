@@ -5,7 +5,6 @@ Both also read copies of the same files from a local folder, without the network
 """
 
 import csv
-import errno
 import json
 import logging
 import zipfile
@@ -29,7 +28,7 @@ from captioner.data.records import (
     require_file,
     require_root,
 )
-from captioner.errors import DataError, HubError
+from captioner.errors import DISK_FULL, DataError, HubError
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ REVISION = "2b239befc81b6e3f035ce6bd52f5f4d60f5625f7"
 PARQUET_BRANCH = "refs/convert/parquet"
 ANNOTATIONS = "flickr_annotations_30k.csv"
 IMAGES = "flickr30k-images.zip"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def read_flickr30k(root: Path | None, seed: int = 0) -> Source:

@@ -4,7 +4,6 @@ A folder holds what ``DatasetDict.save_to_disk`` writes, and ``manifest.json``. 
 image (`datasets.Image`, the encoded bytes), captions (texts) and, where the source knows, objects (texts).
 """
 
-import errno
 import json
 import logging
 import shutil
@@ -18,14 +17,13 @@ from captioner.data.dataset_writer import count_records, write_dataset
 from captioner.data.inspection import Inspection, compare_counts, raise_problems
 from captioner.data.records import Source
 from captioner.data.sources import SOURCES
-from captioner.errors import DataError
+from captioner.errors import DISK_FULL, DataError
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 NOTES_SHOWN = 3
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def prepare(

@@ -106,7 +106,7 @@ class StreamBatches:
         self._sizes = [len(range(number, batch_images, processes)) for number in range(processes)]
         self._size = self._sizes[rank]
         self._window = max(1, shuffle_buffer // self._size)  # in batches
-        self._places: deque[dict[str, Any]] = deque([{}], maxlen=WAITING)
+        self._places: deque[dict[str, Any]] = deque([{"shards": shards.fingerprint}], maxlen=WAITING)
 
     def __len__(self) -> int:
         shares = [self.shards.share(number, self.processes) for number in range(self.processes)]

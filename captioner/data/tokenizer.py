@@ -8,27 +8,20 @@ Byte-level, because any text round-trips without an unknown token. On the 30,000
 tokens it costs 11.39 tokens a caption, where Metaspace with byte fallback costs 11.38.
 """
 
-import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from captioner.errors import ConfigError, DataError
 from captioner.settings import MINIMUM_VOCABULARY_SIZE, TokenizerSettings
 
-logger = logging.getLogger(__name__)
-
 PAD, START, END, UNKNOWN = SPECIAL_TOKENS = ("<pad>", "<start>", "<end>", "<unknown>")
-TOKENIZER_FILE, CONFIG_FILE, MANIFEST_FILE = "tokenizer.json", "tokenizer_config.json", "tokenizer.manifest.json"
+TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 TRAIN_AGAIN = "train it again with `python train_tokenizer.py`"
 
 
@@ -89,7 +82,7 @@ class CaptionTokenizer:
         path = Path(path)
         if not path.is_file():
             raise DataError(f"{path}: no such tokenizer; make it with `python train_tokenizer.py`")
-        config = _read_json(path.with_name(CONFIG_FILE)) if path.with_name(CONFIG_FILE).exists() else {}
+        config = read_json(path.with_name(CONFIG_FILE)) if path.with_name(CONFIG_FILE).exists() else {}
         try:
             text = path.read_text(encoding="utf-8")
             return cls.from_json(text, capitalise=bool(config.get("capitalise", True)))
@@ -100,8 +93,8 @@ class CaptionTokenizer:
         """Write ``tokenizer.json`` to this path and ``tokenizer_config.json`` beside it, each one atomically."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, self.to_json())
-        _write_atomically(path.with_name(CONFIG_FILE), _dump(self.transformers_config()))
+        write_atomically(path, self.to_json())
+        write_atomically(path.with_name(CONFIG_FILE), dump_json(self.transformers_config()))
 
     @classmethod
     def from_json(cls, text: str, *, capitalise: bool = True) -> "CaptionTokenizer":
@@ -157,72 +150,6 @@ class CaptionTokenizer:
         # Bytes are tokens too: an untrained model may write control characters, and a caption is one line.
         text = " ".join(CONTROL_CHARACTERS.sub(" ", text).split())
         return _capitalise(text) if (self.capitalise if capitalise is None else capitalise) else text
-
-
-def train_dataset_tokenizer(
-    dataset: DatasetDict, folder: Path | str, settings: TokenizerSettings, dataset_fingerprint: str
-) -> CaptionTokenizer:
-    """Train on the training captions of a prepared dataset and write the tokenizer with its manifest into a folder.
-
-    Arguments:
-        dataset: a prepared dataset; only ``dataset["train"]["captions"]`` is read.
-        folder: where ``tokenizer.json``, ``tokenizer_config.json`` and ``tokenizer.manifest.json`` go.
-        settings: the tokenizer's settings.
-        dataset_fingerprint: the prepared dataset's, by which ``open_dataset_tokenizer`` knows it again.
-
-    Raises DataError where there is no training caption, ConfigError where the vocabulary is too small.
-    """
-    folder = Path(folder)
-    captions = list(chain.from_iterable(dataset["train"]["captions"]))
-    if not any(caption.strip() for caption in captions):
-        raise DataError(f"{folder}: the training split has no captions to train a tokenizer on; prepare it again")
-    tokenizer = CaptionTokenizer.train(captions, settings)
-    tokens = sum(map(len, tokenizer.encode_batch(captions)))
-    tokenizer.save(folder / TOKENIZER_FILE)
-    # The manifest comes last and names the file's hash: without it, or with another's, the tokenizer counts as missing.
-    manifest = {
-        "settings": asdict(settings),
-        "dataset_fingerprint": dataset_fingerprint,
-        "vocabulary_size": len(tokenizer),
-        "mean_tokens": round(tokens / len(captions), 4),
-        "captions": len(captions),
-        "sha256": _hash(folder / TOKENIZER_FILE),
-    }
-    _write_atomically(folder / MANIFEST_FILE, _dump(manifest))
-    return tokenizer
-
-
-def open_dataset_tokenizer(
-    folder: Path | str, settings: TokenizerSettings, dataset_fingerprint: str
-) -> CaptionTokenizer | None:
-    """Open the tokenizer of a prepared dataset; None where it is missing, torn, or made otherwise.
-
-    Arguments:
-        folder: the prepared dataset's folder.
-        settings: the settings it must have been trained with.
-        dataset_fingerprint: the fingerprint of the dataset it must have been trained on.
-    """
-    folder = Path(folder)
-    path = folder / TOKENIZER_FILE
-    if not path.is_file() or not (folder / MANIFEST_FILE).is_file():
-        return None
-    try:
-        manifest = read_tokenizer_manifest(folder)
-    except DataError as error:
-        logger.warning("%s", error)
-        return None
-    made_from = {"settings": asdict(settings), "dataset_fingerprint": dataset_fingerprint, "sha256": _hash(path)}
-    if any(manifest.get(key) != value for key, value in made_from.items()):
-        return None
-    return CaptionTokenizer.from_json(path.read_text(encoding="utf-8"), capitalise=settings.capitalise)
-
-
-def read_tokenizer_manifest(folder: Path | str) -> dict[str, Any]:
-    """Read what ``train_dataset_tokenizer`` noted about a tokenizer; raises DataError where it is missing or torn."""
-    path = Path(folder) / MANIFEST_FILE
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; make the tokenizer with `python train_tokenizer.py`")
-    return _read_json(path)
 
 
 # Written as escapes, because many fonts draw them alike.
@@ -281,7 +208,8 @@ def _capitalise(text: str) -> str:
     return text
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of a tokenizer's files; raises DataError where it is torn."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -291,7 +219,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it, so that it is whole wherever it exists."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
@@ -307,12 +236,9 @@ def _write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _dump(content: dict[str, Any]) -> str:
+def dump_json(content: dict[str, Any]) -> str:
+    """Return the text of a tokenizer's JSON file."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

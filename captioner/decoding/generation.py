@@ -69,7 +69,7 @@ def generate_each(
 
     The ``memories`` are parts of one long sequence of images; a part is asked for when a slot is free for its first.
     """
-    packed = decoder if isinstance(decoder, PackedDecoder) else pack_decoder(decoder, settings)
+    packed = pack_decoder(decoder, settings) if isinstance(decoder, TransformerDecoder) else decoder
     generation = Generation(packed, memories, settings, special, phrases or Phrases())
     while generation.images:
         yield from generation.step()
@@ -208,7 +208,7 @@ class Generation:
         """Whether an image needs no further step: all its finished captions beat the best running one as it stands.
 
         A rule of thumb, transformers' ``early_stopping=False``: with a length penalty, a running caption could still
-        catch up by likely tokens. To be sure took a third more time on Flickr8k, for the same CIDEr.
+        catch up by likely tokens. To be sure took a third more time on Flickr8k, for the same CIDEr-D.
         """
         length = self._lengths[slot]
         if length == self._settings.max_length:

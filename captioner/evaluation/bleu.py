@@ -6,12 +6,13 @@ from numpy.typing import NDArray
 from captioner.evaluation.ngrams import ORDERS, Matches, Numbers
 
 NAMES = tuple(f"BLEU-{order}" for order in range(1, ORDERS + 1))
+COLUMNS = 2 * ORDERS + 1
 TINY, SMALL = 1e-15, 1e-9
 """COCO's evaluation adds them to counts so that nothing is divided by zero."""
 
 
 def count(matches: Matches) -> Numbers:
-    """Return what BLEU of a caption, and by summing of a set, is made of, [captions, 9].
+    """Return what BLEU of a caption, and by summing of a set, is made of, [captions, ``COLUMNS``].
 
     The columns are matched n-grams of n = 1 to 4, n-grams of n = 1 to 4, words of the reference closest in length.
     """

@@ -15,7 +15,7 @@ from captioner.evaluation import bleu, diversity, meteor, ptb, rouge, spice
 from captioner.evaluation.cider import CiderWeights
 from captioner.evaluation.document_frequencies import DocumentFrequencies
 from captioner.evaluation.java_programs import MetricUnavailableError
-from captioner.evaluation.ngrams import Matches, ReferenceNgrams
+from captioner.evaluation.ngrams import Matches, Numbers, ReferenceNgrams
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ ScoredMetric = tuple[dict[str, float], dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class Scores:
-    """Metric values in natural units (a CIDEr of 0.6, not 60): of the whole set, of each image, and what is missing."""
+    """Metric values in natural units (a CIDEr-D of 0.6, not 60): of the set, of each image, and what is missing."""
 
     corpus: dict[str, float]
     images: dict[str, list[float]]
@@ -50,13 +50,17 @@ class CaptionPairs:
         return ReferenceNgrams(self.references, also=given.frequencies if given else ()).match(self.predictions)
 
     @cached_property
+    def bleu_counts(self) -> Numbers:
+        return bleu.count(self.matches)
+
+    @cached_property
     def weights(self) -> CiderWeights:
         return CiderWeights(self.matches.references, self.document_frequencies)
 
 
 def score_bleu(pairs: CaptionPairs) -> ScoredMetric:
     """Return BLEU-1 to BLEU-4, against the closest reference length (Papineni et al., 2002)."""
-    counts = bleu.count(pairs.matches)
+    counts = pairs.bleu_counts
     corpus, images = bleu.score(counts.sum(axis=0, keepdims=True))[0].tolist(), bleu.score(counts).T.tolist()
     return dict(zip(bleu.NAMES, corpus, strict=True)), dict(zip(bleu.NAMES, images, strict=True))
 
@@ -137,10 +141,15 @@ def score_captions(
     A metric that cannot be computed here is listed in ``Scores.unavailable`` with the reason and costs no other.
     Raises ConfigError for an unknown metric, DataError where the lists are empty or do not fit each other.
     """
+    pairs = CaptionPairs(*tokenize_pairs(predictions, references), document_frequencies, training)
+    return score_pairs(pairs, metrics=metrics)
+
+
+def score_pairs(pairs: CaptionPairs, *, metrics: Sequence[str] = DEFAULT_METRICS) -> Scores:
+    """Score captions that are tokenized already, as ``score_captions`` does."""
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise ConfigError(f"metrics: unknown {', '.join(unknown)}; choose from {', '.join(METRICS)}")
-    pairs = CaptionPairs(*tokenize_pairs(predictions, references), document_frequencies, training)
     scores = Scores(corpus={}, images={}, unavailable={})
     for name in metrics:
         try:

@@ -2,9 +2,10 @@
 
 import statistics
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -66,6 +67,23 @@ def pick_examples(scores: Sequence[float], *, per_group: int = 4) -> dict[str, l
     worst, rest = rest[::-1][:size], rest[: max(0, len(rest) - size)]
     first = max(0, (len(rest) - size) // 2)
     return {"best": best, "median": rest[first : first + size], "worst": worst}
+
+
+def make_examples(
+    records: Sequence[Mapping[str, Any]], load: Callable[[int], Image.Image], *, per_group: int = 4
+) -> list[Example]:
+    """The best, median and worst of an evaluation, by CIDEr-D.
+
+    records: one an image, as an evaluation's file has them: caption, references and metrics.
+    load: opens the image of a record, by its place.
+    per_group: as in ``pick_examples``.
+    """
+    scores = [record["metrics"]["CIDEr-D"] for record in records]
+    return [
+        Example(load(row), records[row]["caption"], tuple(records[row]["references"]), scores[row], label)
+        for label, picked in pick_examples(scores, per_group=per_group).items()
+        for row in picked
+    ]
 
 
 def draw_examples(examples: Sequence[Example], path: str | Path) -> None:

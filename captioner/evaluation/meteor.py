@@ -18,10 +18,6 @@ SECONDS_PER_IMAGE = 0.5
 """Time allowed for each image on top (about 10 milliseconds on one core)."""
 
 
-class MeteorUnavailableError(MetricUnavailableError):
-    """METEOR cannot be computed on this machine."""
-
-
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
     """Return METEOR of the set and of each image, as COCO's evaluation asks for it (Denkowski and Lavie, 2014).
 
@@ -29,7 +25,7 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
     references: the tokenized reference captions of each image.
     Raises MetricUnavailableError where Java or the jar is missing, fails or takes too long.
     """
-    java, jar = _find_java(), find_bundled_file("meteor/meteor-1.5.jar", "METEOR")
+    java, jar = find_java("METEOR"), find_bundled_file("meteor/meteor-1.5.jar", "METEOR")
     # UTF-8 whatever the locale: Java before 18 would read captions in the locale's encoding.
     command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
     seconds = STARTUP_SECONDS + SECONDS_PER_IMAGE * len(predictions)
@@ -48,13 +44,9 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
                     process.kill()
         except (OSError, ValueError) as error:
             if expired.is_set():
-                raise MeteorUnavailableError(f"Java was stopped after {seconds:.0f} seconds without METEOR") from error
+                raise MetricUnavailableError(f"Java was stopped after {seconds:.0f} seconds without METEOR") from error
             reason = _first_line(complaints) or str(error)
-            raise MeteorUnavailableError(f"the METEOR program failed: {reason}") from error
-
-
-def _find_java() -> str:
-    return find_java("METEOR")
+            raise MetricUnavailableError(f"the METEOR program failed: {reason}") from error
 
 
 def _stop(process: subprocess.Popen, expired: threading.Event) -> None:

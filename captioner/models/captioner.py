@@ -3,6 +3,9 @@
 from torch import Tensor, nn
 
 from captioner.models.decoder import TransformerDecoder
+from captioner.models.encoders import ImageEncoder
+from captioner.models.projections import build_projection
+from captioner.settings import Settings
 
 
 class CaptionerModel(nn.Module):
@@ -27,3 +30,25 @@ class CaptionerModel(nn.Module):
     def forward(self, images: Tensor, tokens: Tensor, *, positions: Tensor, segments: Tensor) -> Tensor:
         """Logits [images, length, vocabulary] of packed captions; see ``TransformerDecoder.forward``."""
         return self.decoder(tokens, self.remember(images), positions=positions, segments=segments)
+
+
+def build_model(
+    settings: Settings, *, encoder: ImageEncoder, vocabulary_size: int, cached: bool = False
+) -> CaptionerModel:
+    """The network; its new weights are drawn from torch's generator.
+
+    Args:
+        settings: projection and decoder.
+        encoder: gives the image tokens.
+        vocabulary_size: number of tokens of the tokenizer.
+        cached: whether images come as the encoder's features; then the encoder is no part of the network.
+    """
+    projection = build_projection(
+        settings.projection.kind,
+        input_width=encoder.width,
+        output_width=settings.decoder.width,
+        dropout=settings.projection.dropout,
+        patches=encoder.patches if settings.projection.positions else 0,
+    )
+    decoder = TransformerDecoder(settings.decoder, vocabulary_size=vocabulary_size)
+    return CaptionerModel(None if cached else encoder, projection, decoder)

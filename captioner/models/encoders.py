@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,14 @@ class ImageEncoder(nn.Module):
         if tokens.dim() == 4:  # a feature map [images, width, height, width of the map]
             tokens = tokens.flatten(2).transpose(1, 2)
         return tokens
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches; tokens before them, such as a class token and registers, are none."""
+        side = self.image_size // (self._patch_size or self.image_size)
+        if side == 1 or side**2 > self.patches:  # a feature map, or patches that were merged on the way
+            side = math.isqrt(self.patches)
+        return side, side
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         """Set training mode, unless the encoder is frozen."""

@@ -8,7 +8,7 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, ViTImageProcessorPil
+from transformers import ViTImageProcessorPil
 from transformers.image_processing_backends import PilBackend
 
 from captioner.errors import ConfigError
@@ -59,6 +59,18 @@ class ImageProcessor:
         pixels += self._shift
         return torch.from_numpy(pixels)
 
+    def covered_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom, in pixels, of what the pixels show of an image of this size.
+
+        It is found by processing a picture whose red grows from left to right and whose green grows downward.
+        """
+        ramps = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+        picture = Image.fromarray(np.stack([*ramps, np.zeros((height, width))], axis=2).round().astype(np.uint8))
+        red, green, _ = self._processor([picture], do_rescale=False, do_normalize=False)["pixel_values"][0]
+        left, right = _ends(red.mean(axis=0) / 255 * (width - 1) + 0.5)
+        top, bottom = _ends(green.mean(axis=1) / 255 * (height - 1) + 0.5)
+        return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+
     def _measure(self) -> int:
         shapes = set()
         for width, height in ((64, 48), (48, 64)):
@@ -83,6 +95,8 @@ def load_processor(settings: EncoderSettings) -> ImageProcessor:
     """
     if settings.config:
         return ImageProcessor.plain(parse_encoder_config(settings)["image_size"])
+    from transformers import AutoImageProcessor  # an export names its processor's class, and needs no mapping of all
+
     folder = find_encoder_files(settings.name, settings.revision).folder
     try:
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
@@ -98,6 +112,12 @@ def load_processor(settings: EncoderSettings) -> ImageProcessor:
     if settings.image_size:
         processor = type(processor).from_dict(values | _resized(values, settings.image_size))
     return ImageProcessor(processor)
+
+
+def _ends(places: np.ndarray) -> tuple[float, float]:
+    """Where a line of pixels begins and ends, from where the middle of each pixel is."""
+    step, first = np.polyfit(np.arange(len(places)), places, 1)
+    return float(first - step / 2), float(first + step * (len(places) - 0.5))
 
 
 def _affine(processor: PilBackend) -> tuple[np.ndarray, np.ndarray]:

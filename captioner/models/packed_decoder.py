@@ -9,11 +9,11 @@ are taken and left at any step, each at its own length.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from captioner.models.decoder import DecoderBlock, TransformerDecoder, rotate
-from captioner.models.packed_weights import PRECISIONS, Affine, pack
+from captioner.models.packed_weights import PRECISIONS, Affine, PackedNorm, pack
 
 VOCABULARY_MULTIPLE = 64
 """The logits' number is a multiple of this; those beyond the vocabulary are minus infinity."""
@@ -29,8 +29,8 @@ class SlotCache:
         self.beams = beams
         self.cross_keys = like.new_empty(layers, slots, heads, head, patches)
         self.cross_values = like.new_empty(layers, slots, heads, patches, head)
-        self.self_keys = like.new_zeros(layers, slots, heads, columns, head)
-        self.self_values = torch.zeros_like(self.self_keys)
+        self.self_pairs = like.new_zeros(layers, slots, heads, 2, columns, head)
+        """Keys and values."""
         self.mask = like.new_full((slots, beams, columns), -torch.inf)
         """0 where a column belongs to the beam's caption, else minus infinity."""
 
@@ -41,7 +41,7 @@ class SlotCache:
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy slots over others."""
-        for tensor in (self.cross_keys, self.cross_values, self.self_keys, self.self_values):
+        for tensor in (self.cross_keys, self.cross_values, self.self_pairs):
             tensor[:, targets] = tensor[:, sources]
         self.mask[targets] = self.mask[sources]
 
@@ -52,16 +52,30 @@ class SlotCache:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What all layers of a step share."""
+
+    positions: Tensor
+    """Places of the newest tokens in their captions [slots, beams]."""
+    columns: Tensor
+    """Columns of the cache that they take [slots, beams]."""
+    slots: Tensor
+    """Numbers of the slots [slots, 1]."""
+    mask: Tensor
+    """The columns in use [slots, 1, beams, columns]: 0 where a beam's caption holds them, else minus infinity."""
+
+
+@dataclass(frozen=True)
 class PackedBlock:
     """A decoder block's norms and packed matrices; ``query_key_value`` gives queries divided by sqrt(head) already."""
 
-    self_norm: nn.LayerNorm
+    self_norm: Affine
     query_key_value: Affine
     self_output: Affine
-    cross_norm: nn.LayerNorm
+    cross_norm: Affine
     cross_query: Affine
     cross_output: Affine
-    feedforward_norm: nn.LayerNorm
+    feedforward_norm: Affine
     widen: Affine
     narrow: Affine
 
@@ -72,25 +86,18 @@ class PackedBlock:
         scale = (cross.query.in_features // own.heads) ** -0.5
         query = torch.full((cross.query.out_features,), scale, device=cross.query.weight.device)
         return cls(
-            self_norm=copy_norm(block.self_norm, precision),
+            self_norm=PackedNorm(block.self_norm, precision),
             query_key_value=pack(
                 own.query_key_value, precision, scale=torch.cat([query, torch.ones_like(query).repeat(2)])
             ),
             self_output=pack(own.output, precision),
-            cross_norm=copy_norm(block.cross_norm, precision),
+            cross_norm=PackedNorm(block.cross_norm, precision),
             cross_query=pack(cross.query, precision, scale=query),
             cross_output=pack(cross.output, precision),
-            feedforward_norm=copy_norm(block.feedforward_norm, precision),
+            feedforward_norm=PackedNorm(block.feedforward_norm, precision),
             widen=pack(block.feedforward[0], precision),
             narrow=pack(block.feedforward[2], precision),
         )
-
-
-def copy_norm(norm: nn.LayerNorm, precision: str) -> nn.LayerNorm:
-    """A copy of a norm in the type of a precision's states."""
-    copied = nn.LayerNorm(norm.normalized_shape, eps=norm.eps, device=norm.weight.device, dtype=PRECISIONS[precision])
-    copied.load_state_dict(norm.state_dict())
-    return copied.requires_grad_(False)
 
 
 class PackedDecoder:
@@ -111,7 +118,7 @@ class PackedDecoder:
         self.position_embedding = None if positions is None else positions.weight.detach().to(self.dtype, copy=True)
         self.blocks = [PackedBlock.of(block, precision) for block in decoder.blocks]
         self.cross_key_value = [pack(block.cross_attention.key_value, precision) for block in decoder.blocks]
-        self.norm = copy_norm(decoder.norm, precision)
+        self.norm = PackedNorm(decoder.norm, precision)
         self.output = pack(decoder.output, precision, pad=-self.vocabulary_size % VOCABULARY_MULTIPLE)
 
     @property
@@ -154,45 +161,46 @@ class PackedDecoder:
         """
         slots, beams = tokens.shape
         positions = lengths[:, None].expand(slots, beams)
-        columns = positions * beams + torch.arange(beams, device=tokens.device)  # [slots, beams]
+        columns = positions * beams + torch.arange(beams, device=tokens.device)
         cache.mask[:slots].scatter_(2, columns[:, :, None], 0.0)
         mask = cache.mask[:slots, None, :, : (longest + 1) * beams]
+        step = Step(positions, columns, torch.arange(slots, device=tokens.device)[:, None], mask)
         hidden = functional.embedding(tokens.flatten(), self.token_embedding)  # [slots x beams, width]
         if self.position_embedding is not None:
             hidden = hidden + functional.embedding(positions.flatten(), self.position_embedding)
         for layer, block in enumerate(self.blocks):
-            hidden = hidden + self._attend_to_caption(hidden, block, layer, positions, columns, mask, cache)
-            hidden = hidden + self._attend_to_image(hidden, block, layer, slots, cache)
+            pairs = cache.self_pairs[layer, :slots]
+            hidden = hidden + self._attend_to_caption(hidden, block, step, pairs)
+            keys, values = cache.cross_keys[layer, :slots], cache.cross_values[layer, :slots]
+            hidden = hidden + self._attend_to_image(hidden, block, keys, values)
             hidden = hidden + block.narrow(functional.gelu(block.widen(block.feedforward_norm(hidden))))
         return self.output(self.norm(hidden))
 
-    def _attend_to_caption(
-        self,
-        hidden: Tensor,
-        block: PackedBlock,
-        layer: int,
-        positions: Tensor,
-        columns: Tensor,
-        mask: Tensor,
-        cache: SlotCache,
-    ) -> Tensor:
-        slots, beams = columns.shape
-        heads, length = self.settings.heads, mask.shape[-1]
-        split = block.query_key_value(block.self_norm(hidden)).view(slots, beams, 3, heads, -1)
-        query, key, value = split.permute(2, 0, 3, 1, 4)  # each [slots, heads, beams, head]
+    def _attend_to_caption(self, hidden: Tensor, block: PackedBlock, step: Step, pairs: Tensor) -> Tensor:
+        """Self-attention, with keys and values in ``pairs`` [slots, heads, 2, columns, head]."""
+        slots, heads, _, _, head = pairs.shape
+        beams, length = step.mask.shape[2:]
+        new = block.query_key_value(block.self_norm(hidden)).view(slots, beams, 3, heads, head).transpose(2, 3)
         if self.position_embedding is None:
-            query, key = rotate(query, positions), rotate(key, positions)
-        keys, values = cache.self_keys[layer, :slots], cache.self_values[layer, :slots]
-        places = torch.arange(slots, device=columns.device)[:, None]
-        keys[places, :, columns] = key.transpose(1, 2)
-        values[places, :, columns] = value.transpose(1, 2)
-        scores = query @ keys[:, :, :length].transpose(2, 3)  # [slots, heads, beams, columns]
-        attended = scores.add_(mask).softmax(dim=-1) @ values[:, :, :length]
-        return block.self_output(attended.transpose(1, 2).reshape(hidden.shape))
+            turned = rotate(new[..., :2, :].flatten(2, 3).transpose(1, 2), step.positions)
+            turned = turned.transpose(1, 2).unflatten(2, (heads, 2))
+            new = torch.cat([turned, new[..., 2:, :]], dim=3)
+        pairs[step.slots, :, :, step.columns] = new[..., 1:, :]
+        query = new[..., 0, :].transpose(1, 2).reshape(slots * heads, beams, head)
+        keys, values = pairs.flatten(0, 1)[:, :, :length].unbind(1)  # each [slots x heads, columns, head]
+        scores = torch.bmm(query, keys.transpose(1, 2)).view(slots, heads, beams, length).add_(step.mask)
+        return block.self_output(_attend(scores.view(-1, beams, length), values, hidden.shape, slots))
 
-    def _attend_to_image(self, hidden: Tensor, block: PackedBlock, layer: int, slots: int, cache: SlotCache) -> Tensor:
-        query = block.cross_query(block.cross_norm(hidden))
-        query = query.view(slots, cache.beams, self.settings.heads, -1).transpose(1, 2)
-        scores = query @ cache.cross_keys[layer, :slots]  # [slots, heads, beams, patches]
-        attended = scores.softmax(dim=-1) @ cache.cross_values[layer, :slots]
-        return block.cross_output(attended.transpose(1, 2).reshape(hidden.shape))
+    def _attend_to_image(self, hidden: Tensor, block: PackedBlock, keys: Tensor, values: Tensor) -> Tensor:
+        """Cross-attention to ``keys`` [slots, heads, head, patches] and ``values`` [slots, heads, patches, head]."""
+        slots, heads, head, _ = keys.shape
+        query = block.cross_query(block.cross_norm(hidden)).view(slots, -1, heads, head)
+        query = query.transpose(1, 2).reshape(slots * heads, -1, head)
+        scores = torch.bmm(query, keys.flatten(0, 1))  # [slots x heads, beams, patches]
+        return block.cross_output(_attend(scores, values.flatten(0, 1), hidden.shape, slots))
+
+
+def _attend(scores: Tensor, values: Tensor, shape: torch.Size, slots: int) -> Tensor:
+    """Read ``values`` by scores [slots x heads, beams, places], and put the heads together [slots x beams, width]."""
+    attended = torch.bmm(scores.softmax(dim=-1), values)
+    return attended.view(slots, -1, *attended.shape[1:]).transpose(1, 2).reshape(shape)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Affine = Callable[[Tensor], Tensor]
 """Rows [rows, inputs] to rows [rows, outputs]."""
@@ -51,6 +52,18 @@ class Int8Linear:
         rounded = (rows * (127 / largest)).round_().to(torch.int8)
         products = torch._int_mm(rounded, self.weight)  # [rows, outputs], exact in 32 bits
         return torch.addcmul(self.bias, products * (largest / 127), self.scale)
+
+
+class PackedNorm:
+    """A layer norm in the type of a precision's states."""
+
+    def __init__(self, norm: nn.LayerNorm, precision: str) -> None:
+        self.shape, self.eps = norm.normalized_shape, norm.eps
+        dtype = PRECISIONS[precision]
+        self.weight, self.bias = (tensor.detach().to(dtype, copy=True) for tensor in (norm.weight, norm.bias))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return functional.layer_norm(rows, self.shape, self.weight, self.bias, self.eps)
 
 
 def pack(layer: nn.Linear, precision: str, *, scale: Tensor | None = None, pad: int = 0) -> Affine:

@@ -1,4 +1,4 @@
-"""Captioning: cross-entropy on every image-caption pair; validation by loss and CIDEr of greedy captions."""
+"""Captioning: cross-entropy on every image-caption pair; validation by loss and CIDEr-D of greedy captions."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
 from captioner.data.device_batches import on_device
 from captioner.data.streaming import StreamBatches
 from captioner.data.tokenizer import CaptionTokenizer
-from captioner.decoding.generation import generate
+from captioner.decoding.generation import generate, pack_decoder
 from captioner.decoding.hypotheses import SpecialTokens
 from captioner.evaluation.cider import CiderReferences
 from captioner.losses import caption_cross_entropy
@@ -52,11 +52,11 @@ class CaptioningTask:
             decoding: how captions are generated; validation decodes greedily, which ranks models alike and costs less.
         """
         self.module, self.settings = module, settings
-        self.monitor = Monitor("CIDEr", "max")
+        self.monitor = Monitor("CIDEr-D", "max")
         self.split_by_process = train.split_by_process
         self._train, self._validation = train, validation
         self._references, self._image_ids, self._tokenizer = CiderReferences(references), image_ids, tokenizer
-        self._special = SpecialTokens(tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.unknown_id)
+        self._special = SpecialTokens.of(tokenizer)
         self._decoding = replace(decoding, beams=1)
 
     @property
@@ -99,12 +99,13 @@ class CaptioningTask:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, Any]:
-        """Loss without smoothing, perplexity, CIDEr of greedy captions, and a few samples.
+        """Loss without smoothing, perplexity, CIDEr-D of greedy captions, and a few samples.
 
         The processes share the images out, and every one of them returns the figures of all.
         """
         model = getattr(self.module, "module", self.module)  # decoding goes past the data-parallel wrapper
         total, tokens, found = 0.0, 0, []
+        decoder = pack_decoder(model.decoder, self._decoding)
         for batch in self._validation.batches(0):
             batch = batch.to(self._device)
             count = int((batch.targets != IGNORED).sum())
@@ -114,7 +115,7 @@ class CaptioningTask:
             logits = model.decoder(batch.tokens, memory, positions=batch.positions, segments=batch.segments)
             total += float(caption_cross_entropy(logits, batch.targets)) * count
             tokens += count
-            hypotheses = generate(model.decoder, memory, self._decoding, self._special)
+            hypotheses = generate(decoder, memory, self._decoding, self._special)
             found += [
                 (row, self._tokenizer.decode(best[0].tokens)) for row, best in zip(batch.rows, hypotheses, strict=True)
             ]
@@ -124,6 +125,6 @@ class CaptioningTask:
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 50.0)),
-            "CIDEr": float(self._references.score(captions).mean()),
+            "CIDEr-D": float(self._references.score(captions).mean()),
             "samples": captions[:SAMPLES],
         }

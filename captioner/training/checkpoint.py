@@ -6,13 +6,14 @@ flushed to the disk and renamed; ``state.json`` carries the SHA-256 of the other
 flipped one is recognised.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         sibling.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def warn_instead_of_stop(loss: str) -> Iterator[None]:
+    """Turn a failed write into a warning that says what is lost for now."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+        reason = getattr(error, "strerror", None) or error
+        logger.warning("%s: %s; free some space, training goes on", loss, reason)
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has a checkpoint, whole or not, be it one that ``clear_leftovers`` will bring back."""
+    return bool(list_checkpoints(run)) or any(run.glob(".step-*.retired"))
 
 
 def clear_leftovers(run: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 
 from captioner.errors import CaptionerError
 from captioner.settings import Settings
@@ -23,9 +21,8 @@ from captioner.training.optim import build_optimizer, learning_rate_factor, set_
 from captioner.training.processes import Processes
 from captioner.training.progress import TrainingProgress
 from captioner.training.signals import InterruptedTrainingError, caught_signals
+from captioner.training.timings import CHECKPOINT, EXPORT, VALIDATION, WAITING, Stopwatch
 from captioner.training.tracking import Trackers
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -97,6 +94,7 @@ class _Fit:
         self.average: WeightAverage | None = None
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
+        self.stopwatch = Stopwatch()
         self.accumulation = self.settings.trainer.gradient_accumulation
         epochs_steps = self.settings.trainer.epochs * math.ceil(self.task.batches_per_epoch() / self.accumulation)
         self.total = min(self.settings.trainer.max_steps or epochs_steps, epochs_steps)
@@ -149,7 +147,11 @@ class _Fit:
     def _step_batches(self) -> Iterator[list[Any]]:
         """The batches of every step that is left of the epoch."""
         batches = self.task.batches(self.state.epoch, start=self.state.position)
-        while self.state.step < self.total and (group := list(itertools.islice(batches, self.accumulation))):
+        while self.state.step < self.total:
+            with self.stopwatch.during(WAITING):
+                group = list(itertools.islice(batches, self.accumulation))
+            if not group:
+                return
             yield group
 
     def _step(self, batches: list[Any], progress: TrainingProgress) -> None:
@@ -224,7 +226,8 @@ class _Fit:
         if state.step < self.total and state.epoch % trainer.validate_every:
             return
         averaged = self.average.in_place() if self.average else contextlib.nullcontext()
-        with averaged, states.preserved_random_state():  # how often it is validated does not change what is learnt
+        # How often a run is validated does not change what it learns.
+        with self.stopwatch.during(VALIDATION), averaged, states.preserved_random_state():
             metrics = self._validate()
         shown = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         progress.report(f"epoch {state.epoch + state.position / max(1, batches):.3g}/{trainer.epochs}", shown)
@@ -248,7 +251,7 @@ class _Fit:
             return
         state.stale = 0
         stored = False
-        with warn_instead_of_stop("the best model so far is not exported"):
+        with self.stopwatch.during(EXPORT), checkpoint.warn_instead_of_stop("the best model so far is not exported"):
             if self.processes.is_main:
                 self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
             stored = True
@@ -257,14 +260,22 @@ class _Fit:
 
     def _save(self) -> Path | None:
         """Write a checkpoint and remove old ones; a full disk is a warning, the earlier checkpoints stay."""
+        with self.stopwatch.during(CHECKPOINT):
+            self.saved = self._write_checkpoint()
+        if self.processes.is_main:
+            self.stopwatch.write(self.folder, self.state.step)
+        return self.saved
+
+    def _write_checkpoint(self) -> Path | None:
         # Every process has a part in this, though only the main one writes.
         own_states = self.processes.gather_states(self.task)
         model, optimizer = states.module_state(self.bare_module), states.optimizer_state(self.optimizer)
         average = self.average.state() if self.average else None
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        saved = self.saved
         if self.processes.is_main:
-            with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
-                self.saved = checkpoint.save_checkpoint(
+            with checkpoint.warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
+                saved = checkpoint.save_checkpoint(
                     self.folder,
                     step=self.state.step,
                     model=model,
@@ -273,8 +284,7 @@ class _Fit:
                     state={**asdict(self.state), **own_states, "scaler": scaler},
                 )
                 checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
-        self.saved = self.processes.agree(self.saved)
-        return self.saved
+        return self.processes.agree(saved)
 
     def _load(self, folder: Path, content: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -288,13 +298,3 @@ class _Fit:
         content = {"validated": content["step"], "stale": 0, **content}
         self.state = RunState(**{name: content[name] for name in RunState.__dataclass_fields__})
         self.saved = folder
-
-
-@contextlib.contextmanager
-def warn_instead_of_stop(loss: str) -> Iterator[None]:
-    """Turn a failed write into a warning that says what is lost for now."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        reason = getattr(error, "strerror", None) or error
-        logger.warning("%s: %s; free some space, training goes on", loss, reason)

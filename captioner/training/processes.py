@@ -87,22 +87,26 @@ class Processes:
         main, *others = self.gather({"random": random_state(), "place": task.place()})
         return {**main, "others": others}
 
+    def check_states(self, task: Task, content: dict[str, Any], *, origin: Path) -> None:
+        """Raise CheckpointError for another number of processes within an epoch that was shared out between them."""
+        saved = len(_states(content))
+        if saved != self.count and content["position"] and task.split_by_process:
+            raise CheckpointError(
+                f"{origin} was saved within an epoch that {saved} processes had shared out between them, now "
+                f"there are {self.count}; resume it with {saved}, or name a step at the end of an epoch"
+            )
+
     def restore_states(self, task: Task, content: dict[str, Any], *, origin: Path) -> None:
         """Take up this process's part of what ``gather_states`` gave, where there are as many processes as then.
 
-        Raises CheckpointError for another number of them within an epoch that was shared out between them.
+        Raises what ``check_states`` raises.
         """
-        saved = [content, *content.get("others", [])]  # the first checkpoints knew of no others
+        self.check_states(task, content, origin=origin)
+        saved = _states(content)
         if len(saved) == self.count:
             load_random_state(saved[self.rank]["random"])
             task.go_to(saved[self.rank].get("place", {}))
-            return
-        if content["position"] and task.split_by_process:
-            raise CheckpointError(
-                f"{origin} was saved within an epoch that {len(saved)} processes had shared out between them, now "
-                f"there are {self.count}; resume it with {len(saved)}, or name a step at the end of an epoch"
-            )
-        if self.rank == 0:
+        elif self.rank == 0:
             load_random_state(content["random"])
             logger.warning(
                 "%s was saved by %d processes and goes on with %d: dropout draws other numbers from here on",
@@ -140,3 +144,8 @@ class Processes:
         finally:
             task.module = sharded
             copied.cpu()
+
+
+def _states(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a checkpoint holds of each process; the first checkpoints knew of one only."""
+    return [content, *content.get("others", [])]

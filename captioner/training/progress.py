@@ -1,12 +1,19 @@
 """What a person sees of a running training: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
+import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
+RECENT_STEPS = 100
+"""Speed and time left are those of the last so many steps, without the validations between them."""
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class TrainingProgress:
@@ -16,28 +23,37 @@ class TrainingProgress:
         """Progress over ``total`` steps of which ``done`` are done already."""
         self._total, self._done, self._enabled = total, done, enabled
         self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, initial=done, unit="step", dynamic_ncols=True, disable=not (enabled and self._terminal)
-        )
-        self._first, self._started, self._line = done, time.monotonic(), time.monotonic()
-        self._pairs = 0.0
+        shown = enabled and self._terminal
+        self._bar = tqdm(total=total, initial=done, dynamic_ncols=True, bar_format=BAR, disable=not shown)
+        self._log_lines = contextlib.ExitStack()  # while the bar is there, log lines go above it
+        if shown:
+            self._log_lines.enter_context(logging_redirect_tqdm([logging.getLogger("captioner")]))
+        self._before = self._line = time.monotonic()
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_STEPS)  # seconds and pairs of each step
 
     def advance(self, *, loss: float, learning_rate: float, pairs: float) -> None:
         """One step is done."""
+        now = time.monotonic()
+        self._recent.append((now - self._before, pairs))
+        self._before = now
         self._done += 1
-        self._pairs += pairs
-        speed = self._pairs / max(1e-9, time.monotonic() - self._started)
-        details = f"loss {loss:.3f}, lr {learning_rate:.1e}, {speed:.0f} pairs/s"
-        self._bar.set_postfix_str(details, refresh=False)
+        self._bar.set_postfix_str(self._describe(loss, learning_rate), refresh=False)
         self._bar.update()
-        if not self._terminal and time.monotonic() - self._line >= SECONDS_BETWEEN_LINES:
-            self._line = time.monotonic()
-            left = (self._line - self._started) / (self._done - self._first) * (self._total - self._done)
-            self._write(f"step {self._done}/{self._total}: {details}, {left / 60:.1f} min left")
+        if not self._terminal and now - self._line >= SECONDS_BETWEEN_LINES:
+            self._line = now
+            self._write(f"step {self._done}/{self._total}: {self._describe(loss, learning_rate)}")
+
+    def _describe(self, loss: float, learning_rate: float) -> str:
+        seconds, pairs = map(sum, zip(*self._recent, strict=True))
+        left = seconds / len(self._recent) * (self._total - self._done)
+        hours, minutes = divmod(left / 60, 60)
+        time_left = f"{hours:.0f} h {minutes:.0f} min" if hours else f"{minutes:.1f} min"
+        return f"loss {loss:.3f}, lr {learning_rate:.1e}, {pairs / max(seconds, 1e-9):.0f} pairs/s, {time_left} left"
 
     def report(self, title: str, metrics: Mapping[str, float]) -> None:
-        """A line of validation metrics."""
+        """A line of validation metrics; what they took is no step's time."""
         self._write(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self._before = time.monotonic()
 
     def _write(self, line: str) -> None:
         if self._enabled:
@@ -45,3 +61,4 @@ class TrainingProgress:
 
     def close(self) -> None:
         self._bar.close()
+        self._log_lines.close()

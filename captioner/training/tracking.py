@@ -1,20 +1,22 @@
-"""Where a run's numbers go: metrics.jsonl always, Weights & Biases when asked for."""
+"""Where a run's numbers go: metrics.jsonl always, Weights & Biases and TensorBoard when asked for."""
 
+import importlib.util
 import json
 import logging
 import math
-import os
-import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from PIL.Image import Image
+
+from captioner.errors import ConfigError
 from captioner.settings import TrackingSettings
 from captioner.training.checkpoint import write_text
+from captioner.training.tensorboard_tracker import TensorBoardTracker
+from captioner.training.wandb_tracker import WandbTracker
 
 logger = logging.getLogger(__name__)
-
-WANDB_ID = "wandb-id.txt"  # so that a resumed run goes on in its own curves
 
 
 class Tracker(Protocol):
@@ -79,52 +81,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-class WandbTracker:
-    """Weights & Biases, online where an API key is known, else offline; it never prompts."""
-
-    def __init__(self, settings: TrackingSettings, *, name: str, folder: Path, config: dict[str, Any]) -> None:
-        import wandb
-
-        self._run = wandb.init(
-            project=settings.project,
-            id=_wandb_id(folder),
-            name=name,
-            dir=folder,
-            config=config,
-            resume="allow",
-            mode=_wandb_mode(),
-            settings=wandb.Settings(silent=True, init_timeout=30),
-        )
-
-    def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Send the metrics that are numbers."""
-        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-        self._run.log(numbers, step=step)
-
-    def close(self) -> None:
-        """Send what is pending."""
-        self._run.finish()
-
-
-def _wandb_id(folder: Path) -> str:
-    """The run's id at Weights & Biases, made up once."""
-    path = folder / WANDB_ID
-    if not path.exists():
-        write_text(path, secrets.token_hex(4))
-    return path.read_text()
-
-
-def _wandb_mode() -> str:
-    """What WANDB_MODE says, but offline for online without an API key, where Weights & Biases would prompt."""
-    import wandb
-
-    mode = os.environ.get("WANDB_MODE") or "online"
-    if mode == "online" and not wandb.login(prompt=False, verify=False):
-        logger.warning("Weights & Biases has no API key here: logging offline, `wandb sync` uploads it later")
-        return "offline"
-    return mode
-
-
 class Trackers:
     """Several trackers as one; a failing one is dropped with a warning, except that metrics.jsonl goes on."""
 
@@ -151,12 +107,43 @@ class Trackers:
                 logger.warning("%s did not close: %s", type(tracker).__name__, error)
 
 
-def open_trackers(settings: TrackingSettings, *, run: Path, config: dict[str, Any], resume_step: int = 0) -> Trackers:
-    """The trackers that the settings ask for; one that cannot start is left out with a warning."""
+def check_trackers(settings: TrackingSettings) -> None:
+    """Raise ConfigError if a tracker that is asked for is not installed."""
+    for name, wanted in (("wandb", settings.wandb), ("tensorboard", settings.tensorboard)):
+        if wanted and importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"tracking.{name}: {name} is not installed; run `pip install {name}`, or train with "
+                f"--tracking.no-{name}"
+            )
+
+
+def open_trackers(
+    settings: TrackingSettings,
+    *,
+    run: Path,
+    config: dict[str, Any],
+    resume_step: int = 0,
+    pictures: Callable[[], Sequence[Image]] = tuple,
+) -> Trackers:
+    """The trackers that the settings ask for; one that cannot start is left out with a warning.
+
+    Args:
+        settings: which ones.
+        run: the run's folder; its name is the curves' name.
+        config: the run's settings.
+        resume_step: the step that the run goes on from; later lines are dropped, they will be logged again.
+        pictures: gives the images of the sample captions of a validation, in their order.
+    """
     trackers: list[Tracker] = [JsonLinesTracker(run / "metrics.jsonl", resume_step=resume_step)]
-    if settings.wandb:
+
+    def add(open_tracker: Callable[[Sequence[Image]], Tracker]) -> None:
         try:
-            trackers.append(WandbTracker(settings, name=run.name, folder=run, config=config))
+            trackers.append(open_tracker(pictures()))
         except Exception as error:  # as above
-            logger.warning("Weights & Biases is off: %s", error)
+            logger.warning("a tracker could not start: %s", error)
+
+    if settings.wandb:
+        add(lambda shown: WandbTracker(settings, name=run.name, folder=run, config=config, pictures=shown))
+    if settings.tensorboard:
+        add(lambda shown: TensorBoardTracker(run, config=config, resume_step=resume_step, pictures=shown))
     return Trackers(trackers)

@@ -8,8 +8,6 @@ from benchmarks import decoding, decoding_work
 from benchmarks.decoding_systems import BEHIND_GENERATE, ENCODER_DECODER, OURS, SEPARATE
 from captioner.settings import DecoderSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_all_systems_caption_alike_and_are_told_of(tmp_path, monkeypatch, capsys):
     small = DecoderSettings(width=32, layers=2, heads=2, feedforward=2, dropout=0.0, max_length=30)

@@ -5,9 +5,8 @@ import pytest
 from benchmarks import large_cache
 from benchmarks.features import main
 from benchmarks.training_work import open_work, prepare_work
-from captioner.build import TRAIN, open_features
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from captioner.build import open_features
+from captioner.resources import TRAIN
 
 
 def test_speed_and_memory_are_told(tmp_path, capsys):

@@ -7,9 +7,7 @@ import torch
 from benchmarks.training import main
 from benchmarks.training_systems import SYSTEMS, build_peer
 from benchmarks.training_work import open_work, prepare_work
-from captioner.build import build_model
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from captioner.models.captioner import build_model
 
 
 def test_every_system_trains_by_turns_and_is_reported(tmp_path, capsys):

@@ -3,19 +3,9 @@
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_workshop import Workshop, without_java, write_photos
 
 from captioner.commands import prepare
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread():
-    """Models this small lose more to threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,6 +15,8 @@ from PIL import Image
 
 from captioner import Captioner
 from captioner.commands import caption
+from captioner.confidence import Calibration, LogisticModel, describe_alone
+from captioner.export_folder import write_calibration
 
 
 @pytest.fixture
@@ -87,6 +89,48 @@ def test_json_has_the_confidence_and_candidates(run, texts):
     assert record["candidates"][0] == {"caption": record["caption"], "confidence": record["confidence"]}
     assert len(record["candidates"]) == 2
     assert 0 <= record["confidence"] <= 1
+
+
+@pytest.fixture
+def doubting(export, folder) -> tuple[str, list[str]]:
+    """An export that is sure of the likelier captions of the three images only, and the images of those."""
+    found = Captioner.from_pretrained(export)
+    means = {name: describe_alone(found.caption(name))[0] for name in ("a.png", "b.jpg", "c.webp")}
+    least, *others = sorted(set(means.values()))
+    limit = (least + others[0]) / 2
+    weights = LogisticModel((limit, *[0.0] * 5), (1e-9, *[1.0] * 5), (1.0, *[0.0] * 5), bias=0.0)
+    shutil.copytree(export, "doubting")
+    write_calibration(Calibration(weights, weights), Path("doubting"))
+    return "doubting", [name for name, mean in means.items() if mean > limit]
+
+
+def test_doubtful_captions_are_left_blank(texts, doubting, capsys):
+    model, sure = doubting
+    blank = f"{3 - len(sure)} of 3 captions are left blank: confidence below 0.5\n"
+    assert 0 < len(sure) < 3
+    assert caption.main([*texts, "--model", model, "--min-confidence", "0.5"]) == 0
+    expected = "".join(f"{name}\t{text if name in sure else ''}\n" for name, text in texts.items())
+    assert capsys.readouterr() == (expected, blank)
+    assert caption.main([*texts, "--model", model, "--min-confidence", "0.5", "--output", "out.jsonl"]) == 0
+    assert [bool(record["caption"]) for record in records("out.jsonl")] == [name in sure for name in texts]
+
+
+def test_one_doubtful_caption_is_an_empty_line(run, folder):
+    assert run("a.png", "--min-confidence", "1") == (0, [""], ["the caption is left blank: confidence below 1"])
+
+
+def test_without_a_calibration_there_is_no_least_confidence(export, folder, told):
+    shutil.copytree(export, "plain")
+    Path("plain/confidence.json").unlink()
+    assert caption.main(["a.png", "--model", "plain", "--min-confidence", "0.5"]) == 2
+    assert "is not calibrated; run `captioner calibrate` on its export" in told()
+
+
+def test_an_explanation_is_drawn(run, texts):
+    assert run("a.png", "--explain", "why.png", "--explain-layers", "0,-1") == (0, [texts["a.png"]], [])
+    with Image.open("why.png") as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width > 400
 
 
 def test_candidates_are_a_line_each(run, texts):
@@ -181,6 +225,17 @@ def test_only_unreadable_images(run, folder):
         (["gone.jpg"], "gone.jpg: no such file or folder; check the path"),
         (["empty"], "empty: the folder holds no images; name one with JPEG, PNG or other image files"),
         (["a.png", "--beams", "0"], "--beams 0: use 1 or more"),
+        (["a.png", "--min-confidence", "50"], "--min-confidence 50: use a number from 0 to 1"),
+        (["a.png", "b.jpg", "--explain", "x.png"], "--explain: one panel a word needs one image; name a single file"),
+        (["a.png", "--explain", "no/x.png"], "--explain no/x.png: there is no folder no; make it first"),
+        (
+            ["a.png", "--explain", "x.png", "--explain-layers", "all"],
+            "--explain-layers all: use numbers with commas between, like 0,2",
+        ),
+        (
+            ["a.png", "--explain", "x.png", "--explain-layers", "7"],
+            "the decoder has no layer 7; its 1 layers are 0 to 0",
+        ),
         (["a.png", "--candidates", "3", "--beams", "2"], "2 beams cannot give 3 candidates; use beams=3 or more"),
         (["a.png", "--batch-size", "few"], "--batch-size: invalid int value: 'few'; see caption --help"),
         (["-", "--sidecar"], "--sidecar: an image from standard input has no place beside it; use --output"),

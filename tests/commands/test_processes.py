@@ -37,7 +37,14 @@ def launch(
 
 def read_losses(run: Path) -> dict[tuple[str, int], float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    names = ("train/loss", "train/gradient_norm", "train/pairs", "train/tokens", "validation/loss", "validation/CIDEr")
+    names = (
+        "train/loss",
+        "train/gradient_norm",
+        "train/pairs",
+        "train/tokens",
+        "validation/loss",
+        "validation/CIDEr-D",
+    )
     return {(name, line["step"]): line[name] for line in lines for name in names if name in line}
 
 
@@ -129,12 +136,14 @@ def test_a_stream_that_was_shared_out_goes_on_with_as_many_processes_only(worksh
     assert [line["train/pairs"] for line in lines if "train/pairs" in line] == [8, 8, 6, 2, 8, 8]
     expected = read_losses(run)
 
+    recorded = (run / "settings.json").read_bytes()
     assert train.main(["--resume", str(run)], presets={"tiny": settings}) == 2
+    assert (run / "settings.json").read_bytes() == recorded
     assert "was saved within an epoch that 2 processes had shared out between them, now there are 1" in told()
     done = launch(workshop.folder, settings, "--resume", str(run), "--trainer.max-steps", "8")
     assert done.returncode == 0, done.stderr
     again = read_losses(run)
     assert {key: again[key] for key in expected} == expected
-    assert [again["train/pairs", step] for step in (7, 8)] == [6, 2]
+    assert [again["train/pairs", step] for step in (7, 8)] == [4, 4]
     words = ["--resume", str(run / "step-00000004"), "--trainer.max-steps", "5"]
     assert train.main(words, presets={"tiny": settings}) == 0

@@ -6,8 +6,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from captioner.commands.tokenizer import main
+from captioner.data.dataset_tokenizer import open_dataset_tokenizer
 from captioner.data.prepared import MANIFEST, MANIFEST_FORMAT
-from captioner.data.tokenizer import CaptionTokenizer, open_dataset_tokenizer
+from captioner.data.tokenizer import CaptionTokenizer
 from captioner.settings import DataSettings, Settings, TokenizerSettings
 
 PRESETS = {

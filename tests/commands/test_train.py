@@ -38,7 +38,7 @@ def test_a_run_leaves_all_that_tells_how_it_came_about(trained):
     assert read_settings(trained)[1].trainer.run == "trained"
     lines = read_lines(trained)
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
-    assert any("validation/CIDEr" in line for line in lines)
+    assert any("validation/CIDEr-D" in line for line in lines)
     assert {path.name for path in (trained / "step-00000002").iterdir()} == {
         "model.safetensors",
         "optimizer.safetensors",
@@ -50,15 +50,20 @@ def test_the_export_holds_the_figures_of_the_test_split(export):
     captioner = Captioner.from_pretrained(export)
     assert captioner.metrics["test"]["images"] == 3
     assert captioner.metrics["test"]["decoding"]["beams"] == 2
-    assert {"BLEU-4", "ROUGE-L", "CIDEr"} <= captioner.metrics["test"]["metrics"].keys()
+    assert {"BLEU-4", "ROUGE-L", "CIDEr-D"} <= captioner.metrics["test"]["metrics"].keys()
     assert captioner.metrics["validation_at_best"]["step"] == 2
 
 
 def test_a_run_tells_what_it_did_and_what_is_next(workshop, capsys):
-    assert workshop.train("--trainer.run", "telling", "--trainer.validation-images", "1") == 0
+    assert (
+        workshop.train("--trainer.run", "telling", "--trainer.validation-images", "1", "--task.metrics", "CIDEr-D") == 0
+    )
     captured = capsys.readouterr()
     run = workshop.checkpoints / "telling"
-    assert captured.out.startswith("test: 3 images, ")
+    first, *scores = captured.out.split("\n\n")[0].splitlines()
+    assert first.startswith("test: 3 images, ")
+    assert scores[0].startswith("  CIDEr-D ")
+    assert not any("BLEU" in line for line in scores)
     assert f"A held-out picture, {run / '8.png'}:\n  " in captured.out
     assert f"  captioner evaluate {run / 'best'} --split test" in captured.out
     assert (run / "8.png").exists()

@@ -9,8 +9,6 @@ import torch
 from captioner.data.batches import IGNORED, PADDING_SEGMENT, CaptionBatches, pack_captions
 from captioner.presets import PRESETS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 START, END = 1, 2
 
 

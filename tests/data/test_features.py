@@ -1,4 +1,3 @@
-import errno
 import json
 import logging
 import re
@@ -14,7 +13,7 @@ from captioner import progress
 from captioner.data import feature_shards, features
 from captioner.data.features import FeatureCache, FeatureRecipe, build_features
 from captioner.data.image_views import make_view
-from captioner.errors import DataError, ImageError
+from captioner.errors import DISK_FULL, DataError, ImageError
 
 RECIPE = FeatureRecipe(encoder="e" * 16, processor='{"size": 8}', dataset="d" * 16, views=3)
 PATCHES, WIDTH = 4, 3
@@ -268,9 +267,10 @@ def test_full_disk_is_noticed_before_the_first_shard(dataset, tmp_path, monkeypa
     assert shards(tmp_path) == []
 
 
-def test_disk_that_fills_up_leaves_no_torn_shard(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", DISK_FULL)
+def test_disk_that_fills_up_leaves_no_torn_shard(number, dataset, tmp_path, monkeypatch):
     def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(feature_shards.os, "fsync", full)

@@ -13,7 +13,6 @@ from captioner.data.tokenizer import CaptionTokenizer
 from captioner.errors import DataError
 from captioner.settings import TokenizerSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = [9, 8, 10, 7]  # 34 samples
 
 

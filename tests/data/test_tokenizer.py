@@ -11,13 +11,8 @@ import transformers
 from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer
 
-from captioner.data.tokenizer import (
-    SPECIAL_TOKENS,
-    CaptionTokenizer,
-    open_dataset_tokenizer,
-    read_tokenizer_manifest,
-    train_dataset_tokenizer,
-)
+from captioner.data.dataset_tokenizer import open_dataset_tokenizer, read_tokenizer_manifest, train_dataset_tokenizer
+from captioner.data.tokenizer import SPECIAL_TOKENS, CaptionTokenizer
 from captioner.errors import ConfigError, DataError
 from captioner.settings import MINIMUM_VOCABULARY_SIZE, TokenizerSettings
 

@@ -12,8 +12,6 @@ from captioner.decoding.hypotheses import SpecialTokens
 from captioner.models.decoder import TransformerDecoder
 from captioner.settings import DecoderSettings, DecodingSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = SpecialTokens(start=START, end=END, pad=PAD, unknown=UNKNOWN)
 IMAGES = 3

@@ -8,8 +8,6 @@ from random_decoders import END, PLAIN, SPECIAL, START, make_decoder, make_memor
 
 from captioner.decoding.generation import generate
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def texts(found):
     return [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]

@@ -8,8 +8,6 @@ from random_decoders import END, PAD, PLAIN, SPECIAL, START, UNKNOWN, WIDTH, mak
 from captioner.decoding.generation import generate, generate_each
 from captioner.errors import CaptionerError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def next_log_probabilities(decoder, memory, tokens):
     """What follows the tokens of one caption, by the decoder without its cache [vocabulary]."""
@@ -75,13 +73,15 @@ def test_one_beam_takes_the_likeliest_token_at_every_step(positions, no_repeat_n
         assert (*hypothesis.tokens, *end) == tuple(expected)
 
 
-@pytest.mark.parametrize("length_penalty", [0.6, 0.8, 1.0, 1.2, 1.4])
-@pytest.mark.parametrize("seed", range(4))
-def test_a_wide_beam_finds_what_trying_every_caption_finds(length_penalty, seed):
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 0.8, 1.0, 1.2, 1.4, 2.0])
+@pytest.mark.parametrize("beams", [40, 121, 200])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_beam_finds_what_trying_every_caption_finds(length_penalty, beams, seed):
+    """There are 27 unfinished captions of 3 words and 121 captions in all."""
     decoder, memory = make_decoder(vocabulary=7, seed=seed), make_memory()
-    settings = replace(PLAIN, beams=40, max_length=4, length_penalty=length_penalty)  # 27 prefixes of 3 words
+    settings = replace(PLAIN, beams=beams, max_length=4, length_penalty=length_penalty)
     (found,) = generate(decoder, memory, settings, SPECIAL)
-    expected = exhaustive_search(decoder, memory, settings)[:40]
+    expected = exhaustive_search(decoder, memory, settings)[:beams]
     assert [hypothesis.score for hypothesis in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
     for hypothesis, (_, tokens) in zip(found, expected, strict=True):
         assert hypothesis.tokens == tuple(token for token in tokens if token != END)

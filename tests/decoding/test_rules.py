@@ -10,8 +10,6 @@ from captioner.decoding.generation import generate
 from captioner.decoding.hypotheses import Phrases
 from captioner.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 WAYS = [{"beams": 1}, {"beams": 4}, {"samples": 3}]
 
 

@@ -6,8 +6,6 @@ from random_decoders import PLAIN, SPECIAL, make_decoder, make_memory
 from captioner.decoding.generation import generate, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Phrases
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("way", [{"beams": 1}, {"beams": 4}, {"samples": 1}, {"beams": 4, "beam_groups": 2}])
 def test_what_is_streamed_grows_and_ends_as_the_caption(way):

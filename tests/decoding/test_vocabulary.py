@@ -9,8 +9,6 @@ from captioner.decoding.vocabulary import (
     top_candidates,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("vocabulary", [7, CHUNK, 5 * CHUNK])
 @pytest.mark.parametrize("count", [1, 4, 12, 50])

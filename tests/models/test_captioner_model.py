@@ -2,13 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from captioner.build import build_model
 from captioner.data.batches import pack_captions
 from captioner.losses import caption_cross_entropy
-from captioner.models.captioner import CaptionerModel
+from captioner.models.captioner import CaptionerModel, build_model
 from captioner.models.encoders import load_encoder
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 START, END = 1, 2
 CAPTIONS = [[[5, 6, 7], [8, 9, 10, 11, 12], [6]], [[13, 14], [15, 5, 5, 9], [20, 21, 22]]]

@@ -55,15 +55,6 @@ def settings_for(family, **changes):
     return EncoderSettings(**({"config": json.dumps(config), "image_size": 32} | changes))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small lose more to threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def pixels(images=2, size=32):
     return torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0))
 

@@ -1,26 +1,9 @@
-from dataclasses import replace
-
 import pytest
 import torch
+from small_decoders import POSITIONS, SETTINGS, VOCABULARY, make_decoder
 
-from captioner.models.decoder import TransformerDecoder
 from captioner.models.packed_decoder import VOCABULARY_MULTIPLE, PackedDecoder
 from captioner.models.packed_weights import choose_precision, pack
-from captioner.settings import DecoderSettings
-
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-VOCABULARY = 11
-SETTINGS = DecoderSettings(width=16, layers=2, heads=4, feedforward=2, dropout=0.1, max_length=9)
-POSITIONS = ("learned", "rotary")
-
-
-def make_decoder(**changes):
-    torch.manual_seed(0)
-    decoder = TransformerDecoder(replace(SETTINGS, **changes), vocabulary_size=VOCABULARY).eval()
-    for parameter in decoder.parameters():  # nothing may hide behind a zero bias
-        torch.nn.init.normal_(parameter, std=0.3)
-    return decoder
 
 
 def make_inputs(*, captions, length=7, patches=5, images):

@@ -1,6 +1,6 @@
 """A whole captioning run in small: an encoder with batch norm, dropout, three views of an image, two batches a step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioner.build import build_model, encode_captions
+from captioner.build import encode_captions
 from captioner.data.batches import CaptionBatches
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.models.captioner import build_model
 from captioner.settings import (
     DecoderSettings,
     DecodingSettings,
@@ -59,15 +60,6 @@ def load_pixels(rows: list[int], views: list[int]) -> Tensor:
     """Pixels [rows, 3, 8, 8] that depend on the row and on the view."""
     generators = [torch.Generator().manual_seed(10 * row + view) for row, view in zip(rows, views, strict=True)]
     return torch.stack([torch.randn(3, 8, 8, generator=generator) for generator in generators])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sums are rounded as the threads share them, and small networks lose by a second thread on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -268,3 +268,11 @@ def test_leftovers_of_a_kill_are_cleared(save, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"step-00000001", "step-00000002", "metrics.jsonl"}
     assert checkpoint.find_checkpoint(tmp_path)[1]["step"] == 2
     checkpoint.clear_leftovers(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_that_a_kill_left_half_renamed_counts(save, tmp_path):
+    assert not checkpoint.has_checkpoint(tmp_path)
+    folder = save(2)
+    assert checkpoint.has_checkpoint(tmp_path)
+    folder.rename(tmp_path / ".step-00000002.retired")
+    assert checkpoint.has_checkpoint(tmp_path)

@@ -142,5 +142,5 @@ def test_metrics_hold_no_clock(whole_run):
     }
     assert names == {
         *("step", "epoch", "learning_rate", "train/loss", "train/pairs", "train/tokens", "train/gradient_norm"),
-        *("validation/loss", "validation/perplexity", "validation/CIDEr", "validation/samples"),
+        *("validation/loss", "validation/perplexity", "validation/CIDEr-D", "validation/samples"),
     }

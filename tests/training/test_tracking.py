@@ -2,15 +2,20 @@ import errno
 import json
 import logging
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from captioner.errors import ConfigError
 from captioner.settings import TrackingSettings
-from captioner.training.tracking import JsonLinesTracker, Trackers, open_trackers, read_metrics
+from captioner.training import wandb_tracker
+from captioner.training.tracking import JsonLinesTracker, Trackers, check_trackers, open_trackers, read_metrics
 
 WANDB = TrackingSettings(wandb=True, project="tiny")
+TENSORBOARD = TrackingSettings(tensorboard=True)
 
 
 @pytest.fixture
@@ -134,7 +139,12 @@ class FakeWandb(SimpleNamespace):
 
     def __init__(self, *, key=True):
         self.started, self.logged, self.finished = [], [], 0
-        super().__init__(Settings=dict, login=lambda *, prompt, verify: key and not prompt and not verify)
+        super().__init__(
+            Settings=dict,
+            teardown=lambda: None,
+            Image=lambda picture, caption: (picture.size, caption),
+            login=lambda *, prompt, verify: key and not prompt and not verify,
+        )
 
     def init(self, **options):
         self.started.append(options)
@@ -150,6 +160,12 @@ class FakeWandb(SimpleNamespace):
 @pytest.fixture
 def no_mode(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def silent(monkeypatch):
+    """What the adapter sets for its process ends with the test."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
 
 
 @pytest.mark.usefixtures("no_mode")
@@ -179,20 +195,121 @@ def test_wandb_never_prompts(tmp_path, monkeypatch, caplog, mode, key, resolved)
     fake = FakeWandb(key=key)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_MODE", mode)
-    open_trackers(WANDB, run=tmp_path, config={})
+    open_trackers(WANDB, run=tmp_path, config={}).close()
     assert fake.started[0]["mode"] == resolved
     assert ("Weights & Biases has no API key here" in caplog.text) == (resolved == "offline")
 
 
 @pytest.mark.usefixtures("no_mode")
-def test_wandb_that_cannot_start_is_left_out(tmp_path, monkeypatch, caplog):
+def test_wandb_server_that_cannot_be_reached_is_a_warning_and_the_curves_are_kept(tmp_path, monkeypatch, caplog):
     fake = FakeWandb()
-    fake.init = lambda **options: (_ for _ in ()).throw(TimeoutError("no answer"))
+    begin = fake.init
+
+    def init(**options):
+        if options["mode"] == "online":
+            raise TimeoutError("no\nanswer")
+        return begin(**options)
+
+    fake.init = init
     monkeypatch.setitem(sys.modules, "wandb", fake)
     trackers = open_trackers(WANDB, run=tmp_path, config={})
     trackers.log(1, {"loss": 1.0})
-    assert caplog.messages == ["Weights & Biases is off: no answer"]
+    trackers.close()
+    assert caplog.messages == [
+        "Weights & Biases cannot be reached (no answer): logging offline, "
+        f"`wandb sync {tmp_path}/wandb/*run-*` uploads it later"
+    ]
+    assert (fake.started[0]["mode"], fake.logged, fake.finished) == ("offline", [(1, {"loss": 1.0})], 1)
     assert steps(tmp_path / "metrics.jsonl") == [1]
+
+
+@pytest.mark.usefixtures("no_mode")
+@pytest.mark.parametrize("broken", ["init", "log", "finish"])
+def test_wandb_that_breaks_is_a_warning(tmp_path, monkeypatch, caplog, broken):
+    fake = FakeWandb()
+    fake_broken = lambda *arguments, **options: (_ for _ in ()).throw(ConnectionError("gone"))  # noqa: E731
+    setattr(fake, broken, fake_broken)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    trackers = open_trackers(WANDB, run=tmp_path, config={})
+    for step in (1, 2):
+        trackers.log(step, {"loss": 1.0})
+    trackers.close()
+    assert "gone" in caplog.messages[-1]
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2]
+
+
+@pytest.mark.usefixtures("no_mode")
+def test_wandb_never_holds_training_up(tmp_path, monkeypatch, caplog):
+    fake, answered = FakeWandb(), threading.Event()
+    begin = fake.init
+    fake.init = lambda **options: answered.wait(60) and begin(**options)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(wandb_tracker, "MOST_PENDING", 3)
+    trackers = open_trackers(WANDB, run=tmp_path, config={})
+    for step in range(1, 6):
+        trackers.log(step, {"loss": 1.0})  # nobody has answered yet
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3, 4, 5]
+    assert caplog.messages == ["tracking with WandbTracker stopped: Weights & Biases took none of the last 3 lines"]
+    answered.set()
+
+
+@pytest.mark.usefixtures("no_mode")
+def test_wandb_shows_sample_captions_with_their_images(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    pictures = [Image.new("RGB", (8 + place, 6)) for place in range(3)]
+    trackers = open_trackers(WANDB, run=tmp_path, config={}, pictures=lambda: pictures)
+    trackers.log(4, {"validation/loss": 2.5, "validation/samples": ["a dog", "a cat"]})
+    trackers.close()
+    assert fake.logged == [(4, {"validation/loss": 2.5, "validation/samples": [((8, 6), "a dog"), ((9, 6), "a cat")]})]
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_tracker_that_is_not_installed_is_told_before_anything_else(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=f"{name} is not installed; run `pip install {name}`"):
+        check_trackers(TrackingSettings(**{name: True}))
+    check_trackers(TrackingSettings())
+
+
+class TestTensorBoard:
+    @pytest.fixture
+    def written(self, monkeypatch):
+        """What the adapter gives to TensorBoard's writer."""
+        written = []
+
+        class Writer:
+            def __init__(self, folder, purge_step):
+                written.append(("open", Path(folder).name, purge_step))
+
+            def __getattr__(self, name):
+                return lambda *words, **options: written.append((name, *words))
+
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+        return written
+
+    def test_gets_curves_settings_and_samples(self, tmp_path, written):
+        pictures = [Image.new("RGB", (8, 6))]
+        trackers = open_trackers(TENSORBOARD, run=tmp_path, config={"lr": 1}, resume_step=4, pictures=lambda: pictures)
+        trackers.log(5, {"loss": 1.5, "samples": ["a dog", "a cat"]})
+        trackers.close()
+        assert written[:4] == [
+            ("open", "tensorboard", 5),
+            ("add_text", "settings", '```json\n{\n  "lr": 1\n}\n```', 4),
+            ("add_scalar", "loss", 1.5, 5),
+            ("add_text", "samples", "a dog\n\na cat", 5),
+        ]
+        assert written[4][:2] == ("add_image", "samples/0")
+        assert written[4][2].shape == (6, 8, 3)
+        assert [line[0] for line in written[5:]] == ["flush", "close"]
+
+    def test_real_one(self, tmp_path):
+        pytest.importorskip("tensorboard", reason="an extra")
+        trackers = open_trackers(TENSORBOARD, run=tmp_path, config={}, pictures=lambda: [Image.new("RGB", (8, 6))])
+        trackers.log(1, {"loss": 1.0, "samples": ["a dog"]})
+        trackers.close()
+        (events,) = (tmp_path / "tensorboard").iterdir()
+        assert b"a dog" in events.read_bytes()
 
 
 def test_wandb_is_not_even_imported_unless_asked_for(tmp_path, monkeypatch):
@@ -208,7 +325,9 @@ def test_real_wandb_without_network(tmp_path, monkeypatch, caplog, mode):
         monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with caplog.at_level(logging.WARNING):
-        trackers = open_trackers(WANDB, run=tmp_path / "run", config={"optim": {"lr": 1}})
+        trackers = open_trackers(
+            WANDB, run=tmp_path / "run", config={"optim": {"lr": 1}}, pictures=lambda: [Image.new("RGB", (8, 6))]
+        )
         trackers.log(1, {"loss": 1.0, "samples": ["a dog"]})
         trackers.close()
     assert caplog.messages == []

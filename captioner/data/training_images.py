@@ -1,0 +1,88 @@
+"""Which images a captioner was trained on, small enough to travel with it: 8 bytes an image."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from captioner.data.photo_names import photo_key
+from captioner.errors import DataError
+
+FORMAT = 1
+DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Digests of the images of a training split.
+
+    Photos of Flickr and COCO are known by their numbers in every dataset; other names, such as ``1.jpg``, mean the same
+    image only within the dataset.
+    """
+
+    dataset: str
+    """The dataset's name."""
+    fingerprint: str
+    """That of its manifest: a copy of the dataset under another name has it too."""
+    digests: frozenset[bytes]
+
+    @classmethod
+    def of(cls, names: Iterable[str], *, dataset: str, fingerprint: str) -> "TrainingImages":
+        """Take down the image ids of a training split."""
+        return cls(dataset, fingerprint, frozenset(_digest(photo_key(name) or _plain_key(name)) for name in names))
+
+    def shared(self, names: Sequence[str], *, dataset: str, fingerprint: str) -> list[str]:
+        """Return those of a split's image ids that were trained on.
+
+        Arguments:
+            names: image ids.
+            dataset: the name of the dataset that they come from.
+            fingerprint: that dataset's.
+        """
+        same = dataset == self.dataset or fingerprint == self.fingerprint
+        keys = {name: photo_key(name) or (_plain_key(name) if same else None) for name in names}
+        return [name for name, key in keys.items() if key and _digest(key) in self.digests]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "fingerprint": self.fingerprint,
+            "images": len(self.digests),
+            "digests": base64.b64encode(b"".join(sorted(self.digests))).decode("ascii"),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "TrainingImages":
+        """Read what ``to_dict`` gave; raises DataError where it is damaged or of another version."""
+        try:
+            joined = base64.b64decode(content["digests"], validate=True)
+            starts = range(0, len(joined), DIGEST_BYTES)
+            digests = frozenset(joined[start : start + DIGEST_BYTES] for start in starts)
+            if content["format"] != FORMAT or len(digests) != content["images"]:
+                raise ValueError(f"format {content['format']}, {len(digests)} digests of {content['images']} images")
+            return cls(content["dataset"], content["fingerprint"], digests)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the list of training images is damaged or of another version ({error})") from error
+
+
+def refuse_overlap(
+    trained: TrainingImages, evaluated: Sequence[str], *, split: str, dataset: str, fingerprint: str
+) -> None:
+    """Raise DataError if a split has images that the captioner was trained on; arguments as for ``shared``."""
+    shared = trained.shared(evaluated, dataset=dataset, fingerprint=fingerprint)
+    if shared:
+        raise DataError(
+            f"{len(shared):,} of the {len(evaluated):,} images of split {split} were in the captioner's training "
+            f"(first: {shared[0]}); choose another split, or give --allow-overlap"
+        )
+
+
+def _plain_key(name: str) -> str:
+    return f"name:{name}"
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:DIGEST_BYTES]

@@ -1,0 +1,124 @@
+"""Captions of any system, read from a file and brought together with the images they are for."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from captioner.data.records import describe_json_error, read_json, read_lines
+from captioner.errors import DataError
+from captioner.evaluation.references import ReferenceSet, name_some
+
+NAME_KEYS = ("image_id", "image", "file_name", "path")
+"""What an image's name goes by; ``caption --output`` writes a path, of which the file's name counts."""
+
+Prediction = tuple[str, str]
+"""An image's name or number, and its caption."""
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Read one caption an image.
+
+    Arguments:
+        path: COCO's result format, ``[{"image_id": …, "caption": …}]`` in .json; the same objects a line in .jsonl;
+            or .csv with columns image_id and caption. ``image``, ``file_name`` and ``path`` will do for ``image_id``.
+
+    Raises DataError where the file is missing, malformed or empty.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; check --predictions")
+    readers = {".json": _read_coco_results, ".jsonl": _read_jsonl, ".csv": _read_csv}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: predictions are read from .json, .jsonl or .csv")
+    predictions = list(readers[path.suffix.lower()](path))
+    if not predictions:
+        raise DataError(f"{path}: has no predictions")
+    return predictions
+
+
+def align_predictions(
+    predictions: list[Prediction], references: ReferenceSet, *, allow_missing: bool = False
+) -> tuple[list[str], ReferenceSet]:
+    """Bring predictions into the order of the references.
+
+    Arguments:
+        predictions: as ``read_predictions`` gives them.
+        references: the images, with all the names that they go by.
+        allow_missing: leave out images without a prediction, instead of refusing.
+
+    Returns one caption an image, and the references of these images.
+    Raises DataError, with counts and names, for images that are predicted twice, unknown, or without a prediction.
+    """
+    captions = dict(predictions)
+    doubled = [name for name, count in Counter(name for name, _ in predictions).items() if count > 1]
+    names = _names_for(captions, references)
+    known = set(names)
+    extra = [name for name in captions if name not in known]
+    missing = [name for name in names if name not in captions]
+    where = f"the references{f' of split {references.split}' * bool(references.split)}"
+    problems = [f"{name_some(doubled)} predicted more than once"] if doubled else []
+    problems += [f"{name_some(extra)} not in {where}"] if extra else []
+    problems += [f"{name_some(missing)} of {where} without a prediction"] if missing and not allow_missing else []
+    if problems:
+        advice = "give one caption for each image" + (
+            ", or --allow-different-set to score those that there are" if missing and not doubled and not extra else ""
+        )
+        raise DataError(f"predictions do not fit the references: {'; '.join(problems)}; {advice}")
+    rows = [row for row, name in enumerate(names) if name in captions]
+    return [captions[names[row]] for row in rows], references.select(rows) if missing else references
+
+
+def _names_for(captions: dict[str, str], references: ReferenceSet) -> list[str]:
+    """The kind of names of which the predictions use most: file names, these without folder or ending, or numbers."""
+    kinds = [
+        references.image_ids,
+        [PurePosixPath(name).name for name in references.image_ids],
+        [PurePosixPath(name).stem for name in references.image_ids],
+        *references.other_names.values(),
+    ]
+    unambiguous = [names for names in kinds if len(set(names)) == len(names)]
+    return max(unambiguous, key=lambda names: sum(name in captions for name in names))
+
+
+def _read_coco_results(path: Path) -> Iterator[Prediction]:
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(f'{path}: is not a list like [{{"image_id": 1, "caption": "…"}}], COCO\'s result format')
+    for number, entry in enumerate(content, start=1):
+        yield _take(entry, f"{path} entry {number}")
+
+
+def _read_jsonl(path: Path) -> Iterator[Prediction]:
+    for number, line in read_lines(path):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: is not JSON ({describe_json_error(error, line=number)}); correct it") from error
+        yield _take(entry, f"{path} line {number}")
+
+
+def _read_csv(path: Path) -> Iterator[Prediction]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            for row in rows:
+                if None in row:
+                    raise DataError(f"{path} line {rows.line_num}: has more fields than the header; quote its caption")
+                yield _take(row, f"{path} line {rows.line_num}")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: is not CSV ({error}); correct it there") from error
+
+
+def _take(entry: Any, place: str) -> Prediction:
+    if isinstance(entry, dict):
+        key = next((key for key in NAME_KEYS if entry.get(key) not in (None, "")), None)
+        caption = entry.get("caption")
+        if key and isinstance(entry[key], str | int) and isinstance(caption, str):
+            name = str(entry[key])
+            return (PurePosixPath(name.replace("\\", "/")).name if key == "path" else name), caption
+    raise DataError(f'{place}: has no "image_id" and "caption" (a text)')

@@ -1,0 +1,162 @@
+"""Reference captions in the layouts they are handed round in: COCO's annotations, Karpathy's JSON, a prepared split."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from captioner.data.records import SPLIT_ALIASES, read_json
+from captioner.errors import DataError
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """The images of a split with their reference captions, and what is known of where they come from."""
+
+    dataset: str
+    """The dataset's name, as far as its files tell."""
+    split: str
+    """Empty where the file has only one."""
+    image_ids: list[str]
+    """File names, or numbers where there are none."""
+    captions: list[list[str]]
+    """Of each image, untokenized."""
+    other_names: Mapping[str, list[str]] = field(default_factory=dict)
+    """What else predictions may call the images, by kind of name: "COCO id" and so on."""
+    source: str = ""
+    """The reader that a prepared dataset was made by."""
+    split_rule: str = "the source's own"
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Images of every split of the dataset."""
+    fingerprint: str = ""
+    """The prepared dataset's."""
+
+    def select(self, rows: Sequence[int]) -> "ReferenceSet":
+        """The same with only these images, in this order."""
+        return replace(
+            self,
+            image_ids=[self.image_ids[row] for row in rows],
+            captions=[self.captions[row] for row in rows],
+            other_names={kind: [names[row] for row in rows] for kind, names in self.other_names.items()},
+        )
+
+
+def read_references(path: str | Path, split: str = "") -> ReferenceSet:
+    """Read reference captions.
+
+    Arguments:
+        path: a COCO annotations file, a Karpathy JSON, or the folder of a prepared dataset.
+        split: which split of the latter two, "test" where it is empty; a COCO file is taken whole.
+
+    Raises DataError where it is none of these, or has no such split.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_prepared(path, split or "test")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder; check --references")
+    document = read_json(path)
+    if isinstance(document, dict) and isinstance(document.get("annotations"), list):
+        return _read_coco(path, document, split)
+    if isinstance(document, dict) and isinstance(document.get("images"), list):
+        return _read_karpathy(path, document, split or "test")
+    raise DataError(f"{path}: is neither COCO annotations, nor a Karpathy JSON, nor the folder of a prepared dataset")
+
+
+def prepared_references(rows: Any, manifest: Mapping[str, Any], *, dataset: str, split: str) -> ReferenceSet:
+    """The references of an opened split of a prepared dataset.
+
+    Arguments:
+        rows: the split, a ``datasets.Dataset``.
+        manifest: the prepared dataset's, or an empty one where it is not known.
+        dataset: the dataset's name.
+        split: the split's name.
+    """
+    return ReferenceSet(
+        dataset=dataset,
+        split=split,
+        image_ids=list(rows["image_id"]),
+        captions=[list(captions) for captions in rows["captions"]],
+        source=manifest.get("source", ""),
+        split_rule=manifest.get("split_rule", ReferenceSet.split_rule),
+        counts=manifest.get("images", {}),
+        fingerprint=manifest.get("fingerprint", ""),
+    )
+
+
+def _read_prepared(folder: Path, split: str) -> ReferenceSet:
+    from captioner.data.prepared import open_prepared, read_manifest
+
+    dataset, manifest = open_prepared(folder), read_manifest(folder)
+    rows = dataset[_find_split(folder, split, manifest["images"])]
+    return prepared_references(rows, manifest, dataset=folder.resolve().name, split=split)
+
+
+def _read_coco(path: Path, document: dict[str, Any], split: str) -> ReferenceSet:
+    """``images`` [{id, file_name}] and ``annotations`` [{image_id, caption}]: https://cocodataset.org/#format-data."""
+    captions: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    try:
+        for image in document.get("images") or ():
+            captions[str(image["id"])] = []
+            names[str(image["id"])] = str(image.get("file_name") or image["id"])
+        for annotation in document["annotations"]:
+            captions.setdefault(str(annotation["image_id"]), []).append(_text(annotation["caption"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f'{path}: an image without "id", or an annotation without "image_id" and "caption"') from error
+    ids = [names.get(number, number) for number in captions]
+    _check(path, ids, list(captions.values()))
+    return ReferenceSet(path.stem, split, ids, list(captions.values()), {"COCO id": list(captions)})
+
+
+def _read_karpathy(path: Path, document: dict[str, Any], split: str) -> ReferenceSet:
+    """``images`` [{filename, split, sentences [{raw}]}]: https://cs.stanford.edu/people/karpathy/deepimagesent/."""
+    try:
+        splits = [SPLIT_ALIASES.get(entry["split"], entry["split"]) for entry in document["images"]]
+        counts = Counter(splits)
+        split = _find_split(path, split, counts)
+        entries = [entry for entry, name in zip(document["images"], splits, strict=True) if name == split]
+        ids = [entry["filename"] for entry in entries]
+        captions = [[_text(sentence["raw"]) for sentence in entry["sentences"]] for entry in entries]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: an image without filename, split or sentences; it is not a Karpathy JSON") from error
+    _check(path, ids, captions)
+    others = {kind: [str(entry[key]) for entry in entries] for kind, key in _numbers(entries)}
+    name = str(document.get("dataset") or path.stem.removeprefix("dataset_"))
+    return ReferenceSet(name, split, ids, captions, others, source="karpathy", counts=counts)
+
+
+def _numbers(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    kinds = (("COCO id", "cocoid"), ("imgid", "imgid"))
+    return [(kind, key) for kind, key in kinds if all(key in entry for entry in entries)]
+
+
+def _find_split(path: Path, split: str, counts: Mapping[str, int]) -> str:
+    split = SPLIT_ALIASES.get(split, split)
+    if not counts.get(split):
+        raise DataError(f"{path}: has no images in a split {split}; it has {', '.join(map(str, counts)) or 'none'}")
+    return split
+
+
+def _check(path: Path, ids: list[str], captions: list[list[str]]) -> None:
+    if not ids:
+        raise DataError(f"{path}: has no images with captions")
+    doubled = [name for name, count in Counter(ids).items() if count > 1]
+    if doubled:
+        raise DataError(f"{path}: {name_some(doubled)} in it more than once")
+    bare = [name for name, texts in zip(ids, captions, strict=True) if not texts]
+    if bare:
+        raise DataError(f"{path}: {name_some(bare)} without a caption")
+
+
+def name_some(names: Sequence[str], shown: int = 3) -> str:
+    """Count images and name the first: "5 images (a.jpg, b.jpg, c.jpg, …)"."""
+    listed = ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
+    return f"{len(names):,} image{'s' * (len(names) != 1)} ({listed})"
+
+
+def _text(caption: Any) -> str:
+    if not isinstance(caption, str):
+        raise TypeError("a caption is a text")
+    return caption

@@ -1,0 +1,1 @@
+"""A run as one page: its curves, figures, captions, shape and times."""

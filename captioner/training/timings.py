@@ -1,0 +1,61 @@
+"""Where a run's time goes: seconds of each activity, in timings.jsonl, which is no part of what a resume repeats."""
+
+import contextlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+TIMINGS = "timings.jsonl"
+TRAINING, WAITING, VALIDATION, EXPORT, CHECKPOINT = "training", "waiting", "validation", "export", "checkpoint"
+
+
+class Stopwatch:
+    """Seconds spent on each activity; what is not named otherwise is training."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        self._activity, self._since = TRAINING, time.perf_counter()
+        self._seconds: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def during(self, activity: str) -> Iterator[None]:
+        """Count what happens inside to another activity; within another one, to this alone."""
+        outer = self._switch(activity)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def _switch(self, activity: str) -> str:
+        before, now = self._activity, time.perf_counter()
+        self._seconds[before] += now - self._since
+        self._activity, self._since = activity, now
+        return before
+
+    def write(self, run: Path, step: int) -> None:
+        """Append what was spent since the last time to the run's timings.jsonl; a full disk is a warning."""
+        self._switch(self._activity)
+        line = json.dumps({"step": step, **{name: round(value, 4) for name, value in self._seconds.items()}})
+        try:
+            with (run / TIMINGS).open("a") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            logger.warning("the times until step %d are not recorded: %s", step, error.strerror)
+            return
+        self._seconds.clear()
+
+
+def read_timings(run: Path) -> dict[str, float]:
+    """Seconds of each activity over all of a run's processes, torn lines passed over; empty for an older run."""
+    seconds: Counter[str] = Counter()
+    path = run / TIMINGS
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, AttributeError):
+            line = json.loads(text)
+            seconds.update({name: value for name, value in line.items() if name != "step"})
+    return dict(seconds)

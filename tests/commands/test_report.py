@@ -1,0 +1,132 @@
+"""`captioner report`: what the page of a run holds."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from captioner.commands import report
+from captioner.report.contents import make_charts
+
+
+class Page(HTMLParser):
+    """Collects a page's texts and what it refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.texts, self.references, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.references += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("img", "meta", "polyline"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        while self.open.pop() != tag:  # <br> has no end
+            pass
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A run that a test may change."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def read_page(run):
+    text = (run / "report" / "report.html").read_text()
+    return Page(text), text
+
+
+def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run, capsys):
+    assert report.main([str(run)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report' / 'report.html'}\n"
+    page, text = read_page(run)
+    assert page.open == []
+    assert len(page.references) == 3  # images of three test captions
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.references)
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    words = " ".join(page.texts)
+    for told in (
+        "dataset photos",
+        "CIDEr-D",
+        "beam search, 2 beams",
+        "test: best by CIDEr-D",
+        "training steps",
+        "writing checkpoints",
+        "decoder of 1 layers, width 16",
+        "decoder.max_length",
+        "a red square on a wall",
+    ):
+        assert told in words, told
+    evaluation = json.loads((run / "evaluation-test.json").read_text())
+    assert all(record["caption"] in words for record in evaluation["per_image"])
+    assert text.count("<svg") >= 3
+
+
+def test_pngs_lie_beside_the_page(run, tmp_path):
+    assert report.main([str(run / "best"), "--output", str(tmp_path / "there")]) == 0
+    names = {path.name for path in (tmp_path / "there").iterdir()}
+    assert {"report.html", "loss.png", "CIDEr-D.png", "learning-rate.png", "captions-test.png"} <= names
+    with Image.open(tmp_path / "there" / "loss.png") as image:
+        assert image.format == "PNG"
+
+
+def test_a_run_that_is_not_evaluated_shows_its_samples(run):
+    for path in (run / "best" / "metrics.json", run / "evaluation-test.json", run / "timings.jsonl"):
+        path.unlink()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3, "validation/samples": ["a <b>bold</b> dog"]}) + "\n")
+    assert report.main([str(run)]) == 0
+    page, _ = read_page(run)
+    assert "Not evaluated yet." in page.texts
+    assert "a <b>bold</b> dog" in page.texts
+    assert "Where the time went" not in page.texts
+
+
+def test_captions_are_shown_without_the_dataset_too(run, tmp_path, capsys):
+    assert report.main([str(run), "--data", str(tmp_path / "gone")]) == 0
+    assert "the report has no images of test" in capsys.readouterr().err
+    assert "test: best by CIDEr-D" in read_page(run)[0].texts
+
+
+def test_torn_files_are_left_out_with_a_word(run, capsys):
+    (run / "evaluation-test.json").write_text("{")
+    (run / "best" / "model.safetensors").write_bytes(b"torn")
+    assert report.main([str(run)]) == 0
+    errors = capsys.readouterr().err
+    assert "evaluation-test.json is left out of the report" in errors
+    assert "does not tell the model's shape" in errors
+
+
+def test_what_is_no_run(tmp_path, told):
+    assert report.main([str(tmp_path)]) == 2
+    assert "is not a run: it has no settings.json" in told()
+
+
+def test_a_run_without_a_line(run, told):
+    (run / "metrics.jsonl").unlink()
+    assert report.main([str(run)]) == 2
+    assert "has logged nothing yet" in told()
+
+
+def test_training_and_validation_share_a_chart_and_what_is_no_number_has_none():
+    lines = [
+        {"step": 1, "epoch": 0, "learning_rate": 0.1, "train/loss": 3.0, "train/pairs": 5},
+        {"step": 2, "epoch": 0, "learning_rate": 0.2, "train/loss": None},
+        {"step": 2, "epoch": 1, "validation/loss": 2.0, "validation/CIDEr-D": 0.5, "validation/samples": ["a"]},
+    ]
+    charts = {chart.title: {line.name: list(line.points) for line in chart.lines} for chart in make_charts(lines)}
+    assert charts == {
+        "learning rate": {"learning_rate": [(1, 0.1), (2, 0.2)]},
+        "loss": {"train": [(1, 3.0)], "validation": [(2, 2.0)]},
+        "CIDEr-D": {"validation": [(2, 0.5)]},
+    }
