@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from benchmarks import decoding, features, training, turns
+from benchmarks import features, training, turns
 from benchmarks.roofline import Ceilings
 
 
