@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from array import array
 from collections.abc import Callable, Sequence
 
 import torch
@@ -136,13 +137,13 @@ def sample_pictures(resources: Resources) -> list[Image]:
     return pictures
 
 
-def encode_captions(tokenizer: CaptionTokenizer, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-    """Token ids of every caption of every image."""
+def encode_captions(tokenizer: CaptionTokenizer, captions: Sequence[Sequence[str]]) -> list[list[Sequence[int]]]:
+    """Token ids of every caption of every image, in arrays, which take a quarter of a list's memory."""
     captions = list(captions)
     texts = [caption for image in captions for caption in image]
     parts = (texts[place : place + ENCODED_TOGETHER] for place in range(0, len(texts), ENCODED_TOGETHER))
     flat = itertools.chain.from_iterable(map(tokenizer.encode_batch, parts))
-    return [[next(flat) for _ in image] for image in captions]
+    return [[array("i", next(flat)) for _ in image] for image in captions]
 
 
 def frozen_encode(settings: Settings, encoder: ImageEncoder) -> Callable[[Tensor], Tensor]:

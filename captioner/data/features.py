@@ -31,7 +31,7 @@ from captioner.progress import Progress
 
 SHARD_ROWS = 256
 """Images in a shard: what an interrupted build loses at most."""
-RELEASED_BYTES = 128 * 2**20
+RELEASED_BYTES = 32 * 2**20
 """After so many bytes of features read, their mapped memory is given back: resident memory stays small."""
 TRAIN_SPLIT = "train"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
