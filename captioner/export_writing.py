@@ -25,6 +25,7 @@ from captioner.export_folder import (
     write_json,
 )
 from captioner.models.encoders import ImageEncoder, encoder_config, encoder_fingerprint
+from captioner.models.image_processors import ImageProcessor
 from captioner.settings import Settings
 from captioner.settings_json import settings_to_dict
 
@@ -70,6 +71,17 @@ def write_description(parts: ExportParts, folder: Path) -> None:
 def write_calibration(calibration: Calibration, folder: Path) -> None:
     """Write how an export's confidence is computed into its folder, over what may be there."""
     write_json(folder / CONFIDENCE, calibration.to_dict())
+
+
+def write_encoder(encoder: ImageEncoder, processor: ImageProcessor, folder: Path) -> None:
+    """Write an encoder out of an export into a folder of its own, which ``encoder.name`` can then name."""
+    folder.mkdir(parents=True)
+    config = encoder_config(encoder)
+    del config["input_size"]
+    write_json(folder / CONFIG, config)
+    write_json(folder / PROCESSOR, processor.to_dict())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def _as_os_error(error: SafetensorError, path: Path) -> OSError:

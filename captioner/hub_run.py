@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from captioner.errors import CheckpointError, ConfigError
-from captioner.export_folder import CONFIG, EXPORT_FILES, OPTIONAL_FILES, PROCESSOR, TRAINING_IMAGES, write_json
+from captioner.export_folder import CONFIG, EXPORT_FILES, OPTIONAL_FILES, TRAINING_IMAGES, write_json
 from captioner.export_reading import read_export
+from captioner.export_writing import write_encoder
 from captioner.hub import TRAINING, download
 from captioner.models.captioner import CaptionerModel
 from captioner.run_folder import BEST, SETTINGS, check_free, check_resumable, read_settings, write_settings
@@ -143,9 +144,8 @@ class SharedWeights:
             if parts.training_images:
                 write_json(folder / TRAINING_IMAGES, parts.training_images.to_dict())
             if carried:
-                encoder = folder / ENCODER / Path(settings.encoder.name).name
-                parts.model.encoder.model.save_pretrained(encoder)
-                write_json(encoder / PROCESSOR, parts.processor.to_dict())
+                name = Path(settings.encoder.name).name
+                write_encoder(parts.model.encoder, parts.processor, folder / ENCODER / name)
             _save_first(folder, parts.model, settings)
 
         write_folder(run, fill)
