@@ -90,7 +90,7 @@ def lose_machine(workshop, hub, *words: str, checkpoints: int) -> None:
         patch.setattr(loop._Fit, "_save", save_and_die)
         with pytest.raises(SystemError):
             workshop.train(*TO_HUB, *words)
-    shutil.rmtree(workshop.checkpoints / "lost")
+    shutil.rmtree(workshop.checkpoints / "lost", ignore_errors=True)  # the upload may be removing its copy itself
 
 
 @pytest.fixture(scope="module")
