@@ -81,6 +81,7 @@ class Training:
     ) -> "tuple[Resources, CaptioningTask]":
         from captioner.build import build_task
         from captioner.resources import gather_resources
+        from captioner.run_folder import check_dataset
         from captioner.training.checkpoint import read_tensors
         from captioner.training.states import load_module_state
 
@@ -89,6 +90,8 @@ class Training:
         def build() -> "tuple[Resources, CaptioningTask]":
             seed_everything(self.settings.trainer.seed)
             resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
+            if found:
+                check_dataset(self.folder, resources.manifest["fingerprint"])
             return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
 
         resources, task = processes.one_after_another(build)
