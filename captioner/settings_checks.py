@@ -162,7 +162,7 @@ def _name_problems(settings: Settings) -> Iterator[str]:
     if settings.hub.repo_id and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", settings.hub.repo_id):
         yield f"hub.repo_id={settings.hub.repo_id} is no repository; use owner/name"
     if settings.hub.checkpoints and not settings.hub.repo_id:
-        yield "hub.checkpoints has nowhere to go; set hub.repo_id to a repository, or drop hub.checkpoints"
+        yield "hub.checkpoints has nowhere to go; set hub.repo_id to a repository, or drop it"
     if settings.tracking.wandb and not settings.tracking.project:
         yield "tracking.project is empty; name the Weights & Biases project"
 

@@ -400,7 +400,7 @@ class TestName:
         [
             (LocalEntryNotFoundError("cannot find it\non disk"), "it cannot be reached; connect and try again"),
             (HFValidationError("not\na repo"), "not a repo"),
-            (HTTPError("the line broke"), "the line broke"),
+            (HTTPError("the line broke"), "it cannot be reached (the line broke); connect and try again"),
         ],
     )
     def test_that_the_hub_does_not_deliver(self, monkeypatch, error, reason):

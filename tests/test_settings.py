@@ -82,6 +82,7 @@ def test_default_settings_are_right():
             "separated by commas",
         ),
         ({"trainer__device": "gpu"}, "trainer.device=gpu is unknown; use auto, cpu, cuda, cuda:1 or mps"),
+        ({"hub__checkpoints": True}, "hub.checkpoints has nowhere to go; set hub.repo_id to a repository, or drop it"),
         ({"hub__repo_id": "a/b/c"}, "hub.repo_id=a/b/c is no repository; use owner/name"),
         ({"encoder__name": ""}, "encoder.name is empty; give a Hub id, a local folder, or encoder.config"),
         (

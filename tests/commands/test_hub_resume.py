@@ -193,7 +193,8 @@ def test_a_damaged_checkpoint_is_refused(shared, resume, name, capsys):
     status, run = resume("me/captioner")
     assert status == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: me/captioner holds no whole checkpoint to go on from")
+    assert line.startswith("error: me/captioner has no checkpoint to go on from (")
+    assert line.endswith("; upload one with `captioner push RUN me/captioner --checkpoint`")
     assert not run.parent.exists()
 
 
