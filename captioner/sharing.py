@@ -77,7 +77,7 @@ def _share_checkpoint(checkpoint: Path, folder: Path, repo_id: str, *, export: P
     settings = settings_from_dict(content["settings"])
     revision = settings_from_dict(read_json(export, CONFIG)["settings"]).encoder.revision if export.exists() else ""
     shared = publishable_settings(portable_settings(settings, revision=revision), repo_id)
-    resumed = [{"step": one["step"], "command": "", "changed": []} for one in content["resumed"]]
+    resumed = [{"step": one["step"], "command": "", "changed": []} for one in content.get("resumed", [])]
     # Command lines name folders of this machine.
     changed = {"settings": settings_to_dict(shared), "command": "", "resumed": resumed}
     data = {STREAMED: bool(settings.data.streaming)}
