@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TINY_ENCODERS, make_captioner
 
 import captioner.api
-import captioner.export_folder
+import captioner.export_reading
+import captioner.hub
 from captioner import Caption, Captioner
 from captioner.confidence import Calibration, describe_alone
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, HubError, ImageError
@@ -277,7 +278,7 @@ class TestExport:
         made = make_captioner(settings, tiny_tokenizer)
         made.save_pretrained(tmp_path / "best")
         local.rename(tmp_path / "gone")
-        monkeypatch.setattr(captioner.export_folder, "load_encoder", None)
+        monkeypatch.setattr(captioner.export_reading, "load_encoder", None)
         if "two" in source:  # as after training, when the test metrics are put into the export
             Captioner.from_pretrained(tmp_path / "best").save_pretrained(tmp_path / "best")
         loaded = Captioner.from_pretrained(tmp_path / "best")
@@ -406,7 +407,7 @@ class TestName:
         def download(name, **options):
             raise error
 
-        monkeypatch.setattr(captioner.export_folder, "snapshot_download", download)
+        monkeypatch.setattr(captioner.hub, "snapshot_download", download)
         with pytest.raises(HubError) as caught:
             Captioner.from_pretrained("me/captioner")
         expected = f"me/captioner is no folder here, and could not be had from the Hub: {reason}"
@@ -419,7 +420,7 @@ class TestName:
             asked.update(options, name=name)
             return str(export)
 
-        monkeypatch.setattr(captioner.export_folder, "snapshot_download", download)
+        monkeypatch.setattr(captioner.hub, "snapshot_download", download)
         loaded = Captioner.from_pretrained("me/captioner", revision="v1", token="secret")
         assert loaded.caption(pictures[0]).text
         assert asked == {
@@ -427,6 +428,7 @@ class TestName:
             "revision": "v1",
             "token": "secret",
             "allow_patterns": ["*.json", "model.safetensors"],
+            "ignore_patterns": ["training/*"],
         }
 
 
@@ -450,14 +452,14 @@ def test_the_public_names():
 
 
 def test_newest_best(tmp_path):
-    assert captioner.export_folder.newest_best(tmp_path) is None
+    assert captioner.export_reading.newest_best(tmp_path) is None
     for age, run in enumerate(("a", "c", "b")):
         folder = tmp_path / run / "best"
         folder.mkdir(parents=True)
         if run != "b":  # an export that is not whole
             (folder / "config.json").touch()
             os.utime(folder / "config.json", (age, age))
-    assert captioner.export_folder.newest_best(tmp_path) == tmp_path / "c" / "best"
+    assert captioner.export_reading.newest_best(tmp_path) == tmp_path / "c" / "best"
 
 
 def test_every_decoding_setting_may_be_given_by_name(tiny_captioner, pictures):

@@ -41,8 +41,8 @@ STAIRCASE = """
     training/tensorboard_tracker training/wandb_tracker training/tracking
     training/progress training/timings training/signals training/processes training/loop
 
-    run_folder resources build model_card hub confidence explain export_folder api
-    onnx_export onnx_captioner scoring calibration publish uploads hub_run presets
+    run_folder resources build model_card hub confidence explain export_folder export_writing export_reading api
+    onnx_export onnx_captioner scoring calibration sharing publish uploads hub_run presets
 
     report/charts report/contents report/page
 

@@ -81,7 +81,7 @@ def test_without_a_token(run, monkeypatch):
     assert "not logged in to the Hub; run `hf auth login` or set HF_TOKEN" in refused(run)
 
 
-@pytest.mark.parametrize("call", ["create_repo", "upload_folder"])
+@pytest.mark.parametrize("call", ["create_repo", "create_commit"])
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from captioner.tasks.captioning import CaptioningTask
     from captioner.training.processes import Processes
 
+UPLOAD_SECONDS = 60.0
+"""What a stopped run waits for its last upload; clusters give a process some minutes after a polite kill."""
+
 
 class Training:
     """One training run, from its settings to its evaluated export."""
@@ -51,6 +54,7 @@ class Training:
                 self._fit(task, resources, accelerator, found)
             except InterruptedTrainingError as stopped:
                 if processes.is_main:
+                    self._upload_state()
                     _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
                 return 130 if stopped.signal == 2 else 0
             finally:
@@ -151,6 +155,7 @@ class Training:
                 run=self.folder,
                 trackers=trackers,
                 on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
+                on_saved=self._share_checkpoint,
                 resume=found,
             )
         finally:
@@ -159,6 +164,7 @@ class Training:
     def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
         from captioner.api import Captioner
         from captioner.data.training_images import TrainingImages
+        from captioner.export_reading import read_training_images
         from captioner.models.captioner import CaptionerModel
         from captioner.publish import export
 
@@ -170,10 +176,21 @@ class Training:
             dataset=self.settings.data.name,
             fingerprint=resources.manifest["fingerprint"],
         )
+        if earlier := read_training_images(self.folder):  # those of the captioner whose weights this run began with
+            trained = trained.after(earlier)
         parts = (model, resources.tokenizer, resources.processor, self.settings, metrics)
         export(Captioner(*parts, training_images=trained), self.best)
         if self.uploads:
             self.uploads.submit(self.best, f"The best model so far, of step {metrics['validation_at_best']['step']}")
+
+    def _share_checkpoint(self, checkpoint: Path) -> None:
+        if self.uploads and self.settings.hub.checkpoints:
+            self.uploads.submit(self.best, f"The run's state at step {int(checkpoint.name[5:])}", checkpoint=checkpoint)
+
+    def _upload_state(self) -> None:
+        """Give the newest checkpoint a minute to get to the Hub: where a machine is taken back, only that is left."""
+        if self.uploads and self.settings.hub.checkpoints:
+            self.uploads.finish(self.best, "The run's state as it was stopped", within=UPLOAD_SECONDS)
 
     def _finish(self, resources: "Resources") -> int:
         """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
