@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ class Training:
         self, found: "tuple[Path, dict[str, Any]] | None", processes: "Processes"
     ) -> "tuple[Resources, CaptioningTask]":
         from captioner.build import build_task
-        from captioner.resources import gather_resources
+        from captioner.resources import AbsentEncoder, gather_resources
         from captioner.run_folder import check_dataset
         from captioner.training.checkpoint import read_tensors
         from captioner.training.states import load_module_state
@@ -92,7 +93,12 @@ class Training:
             resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
             if found:
                 check_dataset(self.folder, resources.manifest["fingerprint"])
-            return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+            task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+            if resources.shards:  # encoded as they come
+                return resources, task
+            # A frozen encoder takes more memory than all that is trained, and only the export needs it again.
+            self.encoder = AbsentEncoder.of(resources.encoder, self.settings)
+            return replace(resources, encoder=None), task
 
         resources, task = processes.one_after_another(build)
         if found:  # what cannot go on is refused before anything is recorded
@@ -166,7 +172,7 @@ class Training:
         from captioner.publish import export
 
         module = getattr(task.module, "module", task.module)
-        encoder = module.encoder or resources.encoder
+        encoder = module.encoder or resources.encoder or self.encoder.load()
         model = CaptionerModel(encoder, module.projection, module.decoder)
         trained = TrainingImages.of(
             resources.dataset["train"]["image_id"],
