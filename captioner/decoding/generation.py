@@ -138,7 +138,7 @@ class Generation:
         shortest, longest = min(self._lengths), max(self._lengths)
         logits = self._decoder.step(newest, lengths, self._cache, shortest=shortest, longest=longest).float()
         normalisers = log_normalisers(logits)
-        if not normalisers.isfinite().all():
+        if not all(map(math.isfinite, normalisers.tolist())):
             raise CaptionerError(
                 "the model's probabilities are not finite: its weights are damaged or its training diverged; "
                 "use another checkpoint, or train again with a lower --optim.lr"
@@ -184,6 +184,8 @@ class Generation:
             self._seen += 1
 
     def _collect_ended(self, choice: Choice) -> None:
+        if not len(choice.ended):
+            return
         slots, _, beams = choice.ended.t()
         tokens, values = self._captions.tokens[slots, beams].tolist(), self._captions.values[slots, beams].tolist()
         rows = zip(choice.ended.tolist(), tokens, values, choice.end_values.tolist(), strict=True)

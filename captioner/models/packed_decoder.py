@@ -67,7 +67,7 @@ class Step:
     """The first of the newest tokens' columns, if all slots have the same."""
 
     def put(self, new: Tensor, pairs: Tensor) -> None:
-        """Put keys and values ``new`` [2, slots, beams, heads, head] into ``pairs`` [slots, heads, 2, columns, head]."""
+        """Put keys and values ``new`` [2, slots, beams, heads, head] into [slots, heads, 2, columns, head]."""
         if self.first is None:
             pairs[self.slots, :, :, self.columns] = new.permute(1, 2, 3, 0, 4)
         else:
