@@ -93,13 +93,12 @@ def select_rows(dataset: DatasetDict, split: str, *, limit: int = 0) -> Dataset:
 
 
 def caption_rows(
-    captioner: Captioner, images: Any, decoding: DecodingSettings, *, title: str, candidates: int = 1
+    captioner: Captioner, images: Sequence[Any], decoding: DecodingSettings, *, title: str, candidates: int = 1
 ) -> list[Any]:
     """What ``Captioner.caption`` says of many images, with a progress bar."""
-    captions: list[Any] = []
+    captions: list[Any] = [None] * len(images)
     with Progress(title, total=len(images), unit="images") as progress:
-        for place in range(0, len(images), decoding.batch_size):
-            batch = [images[row] for row in range(place, min(place + decoding.batch_size, len(images)))]
-            captions += captioner.caption(batch, decoding=decoding, candidates=candidates)
-            progress.advance(len(batch))
+        for place, caption in captioner.caption_each(iter(images), decoding=decoding, candidates=candidates):
+            captions[place] = caption
+            progress.advance()
     return captions
