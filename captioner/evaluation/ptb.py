@@ -119,7 +119,7 @@ _RULES = [
     # Words with an apostrophe of their own.
     _rule(rf"{_APOSTROPHE}[nN]{_APOSTROPHE}?|{_APOSTROPHE}(?i:em|[2-9]0s|till?|cause)"),
     _rule(
-        rf"[lLdDjJ]{_APOSTROPHE}|(?i:dunkin|somethin|ol){_APOSTROPHE}|[oO]{_APOSTROPHE}[oO]|[cC]{_APOSTROPHE}(?i:est)"
+        rf"[lLdDjJ]{_APOSTROPHE}|(?i:dunkin|somethin|ol){_APOSTROPHE}|(?i:cap){_APOSTROPHE}[nN]|[oO]{_APOSTROPHE}[oO]|[cC]{_APOSTROPHE}(?i:est)"
     ),
     _rule(r"(?i:c'mon|s'mores|nat'l|li'l|nor'easter|e'er|ev'ry|cont'd\.)"),
     _rule(rf"[A-HJ-XZn]{_ANY_APOSTROPHE}{_PLAIN_LETTER}{{2,}}"),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from captioner.decoding.describe import describe_decoding
 from captioner.evaluation.example_sheet import GROUPS, Example
+from captioner.evaluation.results import format_score
 from captioner.report.charts import draw_svg
 from captioner.report.contents import Report
 from captioner.settings import DecodingSettings, setting_values
@@ -96,7 +97,7 @@ def _metrics(report: Report) -> Iterator[str]:
     names = list(dict.fromkeys(name for found in report.splits.values() for name in found["metrics"]))
     rows = []
     for split, found in report.splits.items():
-        values = [f"{found['metrics'][name]:.4f}" if name in found["metrics"] else "" for name in names]
+        values = [format_score(found["metrics"][name]) if name in found["metrics"] else "" for name in names]
         decoding = describe_decoding(DecodingSettings(**found["decoding"]))
         rows.append([split, f"{found['images']:,}", *values, decoding])
     yield _table(["split", "images", *names, "decoding"], rows)
