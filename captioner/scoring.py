@@ -53,8 +53,9 @@ def evaluate_captioner(
     """
     decoding = decoding or captioner.settings.decoding
     rows = select_rows(dataset, split, limit=limit)
-    total = len(dataset[split])
-    references = prepared_references(rows, manifest or {}, dataset=name or captioner.settings.data.name, split=split)
+    called = {"dataset": name or captioner.settings.data.name, "split": split}
+    references = prepared_references(rows, manifest or {}, **called)
+    evaluated = describe_set(references, of=prepared_references(dataset[split], manifest or {}, **called))
     own = references.dataset == captioner.settings.data.name and not captioner.settings.data.streaming
     references = replace(references, training=training_captions(dataset) if own and training is None else training)
     found = caption_rows(captioner, EncodedImages(rows), decoding, title=f"captioning {split}")
@@ -67,7 +68,7 @@ def evaluate_captioner(
     evaluation = score_set(
         captions,
         references,
-        describe_set(references, of=total if limit else None),
+        evaluated,
         decoding=decoding,
         metrics=metrics,
         more=more,

@@ -112,11 +112,10 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
     if not options.allow_different_set:
         refuse_different_set(describe_set(references))
     captions, scored = align_predictions(predictions, references, allow_missing=options.allow_different_set)
-    part = len(references.image_ids) if scored is not references else None
     evaluation = score_set(
         captions,
         scored,
-        describe_set(scored, of=part),
+        describe_set(scored, of=references),
         metrics=metrics,
         seed=options.bootstrap_seed,
         notes={"predictions": options.predictions, "training_overlap": "not checked: no model"},

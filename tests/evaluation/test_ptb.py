@@ -92,11 +92,11 @@ CASES = [
 # What may stand side by side in a caption, with and without a space: every kind of token that the tokenizer knows.
 HARD = """
 a the man dog's dogs' isn't cannot it's we're I'd Mr. Jr. etc. U.S. a.m. e.g. No. B. x. The He gonna 'em 'n' rock'n'roll
-o'clock y'all O'Neil Cap'n t-shirt 5-year-old A&M 1/2 1 2 10 1,000 3.5 .5 1990s '80s 1st 4x4 9:30 10:45am $5 50% 5¢ £20 #5
+o'clock y'all O'Neil t-shirt 5-year-old A&M 1/2 1 2 10 1,000 3.5 .5 1990s '80s 1st 4x4 9:30 10:45am $5 50% 5¢ £20 #5
 #hashtag @user joe@foo.com www.foo.com http://foo.com/x?y=1 red/white w/ 12/25/2014 (red) [sic] {x} <b> & + = * _ ~ ^ %
 / | " ' `` '' ` ’ ‘ “ ” — – - -- --- ----- ... .. . , ; : ! ? !! … :) :-( <3 ^_^ é café naïve 😀 ° ™ × ½ • 6' 5'10" MP3
 C++ s'mores 'til 'tis d'oeuvres l'eau D'Angelo 2-3 555-1234 (555) 5° -lrb- &amp; &quot; &apos; &lt; &#39; a.py 1.5-liter
-U.S.-based isn’t it’s o’clock fig. ill. Ill. Miss. St.John's
+U.S.-based Cap'n isn’t it’s o’clock fig. ill. Ill. Miss. St.John's
 """
 PIECES = HARD.split()
 
