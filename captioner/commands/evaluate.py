@@ -112,6 +112,8 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
     if not options.allow_different_set:
         refuse_different_set(describe_set(references))
     captions, scored = align_predictions(predictions, references, allow_missing=options.allow_different_set)
+    if empty := sum(not caption.strip() for caption in captions):
+        print(f"{empty:,} of the {len(captions):,} captions are empty; they score 0", file=sys.stderr)
     evaluation = score_set(
         captions,
         scored,

@@ -78,6 +78,12 @@ def test_captions_of_the_training_split_are_not_new(references, predictions, tmp
     assert "  novel_captions  unavailable: no training captions to compare with" in capsys.readouterr().out
 
 
+def test_empty_captions_are_counted(references, predictions, capsys):
+    words = ["--predictions", predictions({**CAPTIONS, "9.png": " "}), "--references", references, *QUICK]
+    assert evaluate.main(words) == 0
+    assert capsys.readouterr().err == "1 of the 3 captions are empty; they score 0\n"
+
+
 def test_a_part_is_scored_only_when_asked_for(references, predictions, capsys, told):
     path = predictions({name: CAPTIONS[name] for name in ("8.png", "10.png")})
     words = ["--predictions", path, "--references", references, *QUICK]
