@@ -85,6 +85,7 @@ def test_wrong_predictions_are_refused_in_one_line(tmp_path, name, text, message
         lambda number: f"val2014/{file_name(number)}",
         lambda number: f"C:\\coco\\{file_name(number)}",
         lambda number: f"{number:012}.jpg",  # COCO's name of 2017
+        lambda number: f"{number:012}",
     ],
 )
 def test_captions_come_in_the_order_of_the_references(references, name):
