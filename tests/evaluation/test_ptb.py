@@ -85,6 +85,7 @@ CASES = [
     ("No. ３ ３/４ ٣:٣ .３ m²² H₂O", "no. ３\xa0３/４ ٣:٣ .３ m ²² h ₂ o"),
     ("Http://foo.com a\u2003foo.com me@foo.com\u2003x", "http://foo.com a\u2003foo.com me@foo.com\u2003x"),
     ("can't\xadbe B's\xadx 2x4\xadx dog\xad.\xad file.txt #a\xadb", "ca n't be b 's x 2x4 x dog. file.txt #a\xadb"),
+    ('<img alt="(a dog)"> (---) (^-^) (-_-)', '<img\xa0alt="(a\xa0dog)"> -lrb- -rrb- -lrb-^-^-rrb- -lrb--_--rrb-'),
     ("Cap'n Crunch, CAP’N recap'n", "cap'n crunch cap’n recap 'n"),
     ("A&M., R&B.; rock'n\u2003roll &eacute;y'all", "a&m. r&b. rock n roll &eacute;y all"),
     ("1\x851/2 a\x1cb I.\u202fThe dog", "1 1/2 a b i. the dog"),
