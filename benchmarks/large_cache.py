@@ -28,6 +28,7 @@ def train_on_many(work: Work, images: int, pacer: Pacer) -> None:
     resources = repeat_images(open_work(work), images)
     write_empty_cache(settings, resources)
     task = build_task(settings, resources)
+    del resources  # as a run lets go of its frozen encoder
     batches, every = task.batches, max(1, task.batches_per_epoch() // TRAINED_STEPS)
 
     def read_all(epoch: int, *, start: int = 0) -> Iterator[CaptionBatch]:

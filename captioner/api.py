@@ -23,13 +23,9 @@ from captioner.data.training_images import TrainingImages
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.errors import ConfigError, HubError, ImageError
-from captioner.export_folder import (
-    ExportParts,
-    find_export,
-    publishable_settings,
-    read_export,
-    write_export,
-)
+from captioner.export_folder import ExportParts, publishable_settings
+from captioner.export_reading import find_export, read_export
+from captioner.export_writing import write_export
 from captioner.hub import upload
 from captioner.models.captioner import CaptionerModel
 from captioner.models.image_processors import ImageProcessor

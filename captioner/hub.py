@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_session, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -31,6 +31,8 @@ REFUSALS = {
     403: f"the token may not write there (403); {LOG_IN} with one that may",
     404: "the Hub knows no such owner or repository (404); check the name",
 }
+TRAINING = "training"
+"""Folder of a repository that holds the newest checkpoint of a run, beside the export of its best model."""
 SILENCE_SECONDS = 60.0  # after so long without a byte the Hub counts as gone
 
 
@@ -61,10 +63,10 @@ def upload(
     branch: str | None = None,
     create_pr: bool | None = None,
 ) -> str:
-    """Upload a folder's files to a model repository; returns the address of the commit.
+    """Upload a folder's files to a model repository, all in one commit; returns its address.
 
     Args:
-        folder: all that is in it is uploaded.
+        folder: all that is in it is uploaded; with ``training/`` in it, the repository's other one goes.
         repo_id: such as ``me/captioner``; created where it is missing.
         private: whether a created repository is private.
         token: instead of the one that is logged in.
@@ -80,9 +82,10 @@ def upload(
     try:
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        address = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
+        # Not upload_folder, which makes several commits of what takes long: between two, nothing would fit together.
+        made = api.create_commit(
+            repo_id,
+            _operations(api, folder, repo_id, branch=branch),
             commit_message=commit_message or "Upload a captioner",
             revision=branch,
             create_pr=create_pr,
@@ -90,7 +93,34 @@ def upload(
     # The library also raises ValueError for an answer that is no JSON, and RuntimeError around what stopped a file.
     except (*HUB_ERRORS, ValueError, RuntimeError) as error:
         raise _upload_error(repo_id, error) from error
-    return str(address)
+    return str(made.commit_url)
+
+
+def download(repo_id: str, **options: Any) -> Path:
+    """The files of a repository, all of the same commit; ``options`` are those of ``snapshot_download``.
+
+    Raises HubError where the Hub cannot be reached or has no such repository.
+    """
+    try:
+        return Path(snapshot_download(repo_id, **options))
+    except HUB_ERRORS as error:
+        raise HubError(
+            f"{repo_id} is no folder here, and could not be had from the Hub: {hub_reason(error)}"
+        ) from error
+
+
+def _operations(
+    api: HfApi, folder: Path, repo_id: str, *, branch: str | None
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    outdated: list[str] = []
+    if (folder / TRAINING).is_dir():
+        there = api.list_repo_files(repo_id, revision=branch)
+        outdated = [name for name in there if name.startswith(f"{TRAINING}/") and name not in files]
+    return [
+        *(CommitOperationAdd(name, path) for name, path in files.items()),
+        *(CommitOperationDelete(name) for name in outdated),
+    ]
 
 
 def _upload_error(repo_id: str, error: Exception) -> UploadError:

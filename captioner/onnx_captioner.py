@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captioner.api import Captioner
 from captioner.errors import CheckpointError, ConfigError
-from captioner.export_folder import read_description
+from captioner.export_reading import read_description
 from captioner.onnx_export import ENCODER, ENCODER_TENSORS, STEP, STEP_TENSORS
 from captioner.settings import DecodingSettings
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import ConfigError
-from captioner.export_folder import ExportParts, write_description
+from captioner.export_folder import ExportParts
+from captioner.export_writing import write_description
 from captioner.models.captioner import CaptionerModel
 from captioner.models.decoder import TransformerDecoder
 

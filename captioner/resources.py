@@ -1,10 +1,11 @@
 """What a run is made from, beside its settings: opened, or made where it is missing."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import DatasetDict
 
 from captioner.data.dataset_tokenizer import open_dataset_tokenizer, train_dataset_tokenizer
@@ -12,10 +13,10 @@ from captioner.data.prepared import open_prepared, prepare, read_manifest
 from captioner.data.shards import Shards, find_shards, read_captions
 from captioner.data.sources import SOURCES, read_source
 from captioner.data.tokenizer import CaptionTokenizer
-from captioner.errors import DataError
-from captioner.models.encoders import ImageEncoder, load_encoder
+from captioner.errors import CheckpointError, DataError
+from captioner.models.encoders import ImageEncoder, encoder_fingerprint, load_encoder
 from captioner.models.image_processors import ImageProcessor, load_processor
-from captioner.settings import Settings
+from captioner.settings import EncoderSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,42 @@ class Resources:
     dataset: DatasetDict
     manifest: dict[str, Any]
     tokenizer: CaptionTokenizer
-    encoder: ImageEncoder
+    encoder: ImageEncoder | None
+    """None once nothing is encoded any more."""
     processor: ImageProcessor
     shards: Shards | None = None
     """What is streamed instead of the dataset's training split."""
+
+
+@dataclass(frozen=True)
+class AbsentEncoder:
+    """A frozen encoder that is let go of while nothing is encoded, and comes back as it was."""
+
+    settings: EncoderSettings
+    """With the Hub's commit, where it is from there."""
+    seed: int
+    """Of its weights, where they are random."""
+    fingerprint: str
+
+    @classmethod
+    def of(cls, encoder: ImageEncoder, settings: Settings) -> "AbsentEncoder":
+        """What brings back an encoder that was loaded with these settings, first of all after their seed was set."""
+        pinned = replace(settings.encoder, revision=encoder.revision or settings.encoder.revision)
+        return cls(pinned, settings.trainer.seed, encoder_fingerprint(encoder))
+
+    def load(self) -> ImageEncoder:
+        """The encoder; no generator of random numbers goes on by it.
+
+        Raises CheckpointError if its files have others' weights by now, and what ``load_encoder`` raises.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            encoder = load_encoder(self.settings)
+        if encoder_fingerprint(encoder) != self.fingerprint:
+            raise CheckpointError(
+                f"{self.settings.name} has other weights than when its features were cached; bring the former ones back"
+            )
+        return encoder
 
 
 def dataset_folder(settings: Settings) -> Path:

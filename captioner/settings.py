@@ -251,6 +251,8 @@ class HubSettings:
 
     repo_id: str = ""
     """Upload every new best to this repository, in the background."""
+    checkpoints: bool = False
+    """Upload every new checkpoint with it, in the place of the one before: --resume OWNER/NAME then goes on exactly."""
     private: bool = True
     """Create the repository as private."""
 

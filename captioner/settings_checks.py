@@ -161,6 +161,8 @@ def _name_problems(settings: Settings) -> Iterator[str]:
         yield f"trainer.device={settings.trainer.device} is unknown; use auto, cpu, cuda, cuda:1 or mps"
     if settings.hub.repo_id and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", settings.hub.repo_id):
         yield f"hub.repo_id={settings.hub.repo_id} is no repository; use owner/name"
+    if settings.hub.checkpoints and not settings.hub.repo_id:
+        yield "hub.checkpoints has nowhere to go; set hub.repo_id to a repository, or drop hub.checkpoints"
     if settings.tracking.wandb and not settings.tracking.project:
         yield "tracking.project is empty; name the Weights & Biases project"
 

@@ -1,4 +1,6 @@
-"""Uploads of a running training's best exports: in the background, again where they fail, and never in its way."""
+"""Uploads of a running training's best exports and checkpoints: in the background, again where they fail, and never in
+its way.
+"""
 
 import json
 import logging
@@ -17,9 +19,9 @@ from huggingface_hub import get_token
 
 import captioner
 from captioner.errors import CaptionerError
-from captioner.export_folder import write_shared_copy
 from captioner.hub import LOG_IN, UploadError
 from captioner.settings import HubSettings
+from captioner.sharing import write_shared_copy
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ WAITS = (10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds before the next attempt, after so many failures in a row."""
 FINAL_WAITS = (10.0,)
 """The same once training has ended."""
+LONGEST_FINAL_WAIT = 300.0  # seconds; a Hub that asks for more patience is left alone once training has ended
 LONGEST_ATTEMPT = 3600.0  # seconds; a Hub that neither answers nor hangs up must not hold a process for ever
 
 Attempt = Callable[[Path, str], str]
@@ -35,7 +38,7 @@ Attempt = Callable[[Path, str], str]
 
 @dataclass
 class _Upload:
-    """A best export that waits to be uploaded, as the copy that was made of it."""
+    """What waits to be uploaded, as the copy that was made of it."""
 
     folder: Path
     message: str
@@ -101,7 +104,7 @@ def _last_json(output: str) -> dict[str, Any]:
 
 
 class BackgroundUploads:
-    """Uploads the newest best export; one that a better one overtook before its turn is left out.
+    """Uploads the newest best export and checkpoint; what newer ones overtook before its turn is left out.
 
     Whatever the Hub does, nothing here raises, and nothing waits for it but ``finish``, which is for the end.
     """
@@ -127,29 +130,38 @@ class BackgroundUploads:
         self._settings, self._run, self._waits, self._final_waits = settings, run, waits, final_waits
         self._process = None if attempt else UploadProcess(settings)
         self._attempt: Attempt = attempt or self._process
+        self._checkpoint: Path | None = None
         self._changed = threading.Condition()  # guards what follows
         self._newest: _Upload | None = None  # until it is uploaded
         self._trying: _Upload | None = None
         self._finishing = self._stopped = False
-        self._failure = ""
+        self._failure, self._failures = "", 0
         self._thread: threading.Thread | None = None
         if self._process and not get_token():
             logger.warning("Not logged in to the Hub, uploads to %s will fail: %s", settings.repo_id, LOG_IN)
         for leftover in run.glob(".upload-*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def submit(self, export: Path, message: str, *, last: bool = False) -> bool:
-        """Upload this export as it is now, as soon as may be; returns whether it could be copied for that."""
+    def submit(self, export: Path, message: str, *, checkpoint: Path | None = None, last: bool = False) -> bool:
+        """Upload this export as it is now, as soon as may be; returns whether it could be copied for that.
+
+        The newest checkpoint that was given goes with every upload: what is on the Hub at any time fits together.
+        """
+        self._checkpoint = checkpoint or self._checkpoint
+        folder = None
         try:
             folder = Path(tempfile.mkdtemp(prefix=".upload-", dir=self._run))
-            write_shared_copy(export, folder, self._settings.repo_id)
+            write_shared_copy(export, folder, self._settings.repo_id, checkpoint=self._checkpoint)
         except (OSError, CaptionerError) as error:
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
             self._failure = str(error)
-            logger.warning("%s is not uploaded for now: %s", export, error)
+            logger.warning("%s is not uploaded for now: %s", checkpoint or export, error)
             return False
         with self._changed:
             overtaken, self._newest = self._newest, _Upload(folder, message)
-            self._finishing = last
+            if last:
+                self._finishing, self._failures = True, 0
             if overtaken and overtaken is not self._trying:
                 shutil.rmtree(overtaken.folder, ignore_errors=True)
             self._changed.notify_all()
@@ -158,11 +170,14 @@ class BackgroundUploads:
             self._thread.start()
         return True
 
-    def finish(self, export: Path, message: str) -> bool:
-        """Upload the last export and wait for that; returns whether it is there, and says what to do if it is not."""
-        logger.info("Uploading %s to %s", export, self._settings.repo_id)
+    def finish(self, export: Path, message: str, *, within: float | None = None) -> bool:
+        """Upload the last export and wait for that; returns whether it is there, and says what to do if it is not.
+
+        With ``within``, the wait is at most so many seconds.
+        """
+        logger.info("Uploading %s to %s", self._checkpoint or export, self._settings.repo_id)
         if self.submit(export, message, last=True):
-            self._thread.join()
+            self._thread.join(within)
         self.stop(export)
         return not self._failure
 
@@ -179,42 +194,57 @@ class BackgroundUploads:
         if self._process:
             self._process.stop()
         if unfinished or self._failure:
-            repo_id = self._settings.repo_id
-            logger.warning(
-                "%s; the export is safe, upload it with `captioner push %s %s%s`",
-                self._failure or f"{repo_id} does not have the best model yet",
-                export,
-                repo_id,
-                "" if self._settings.private else " --public",
-            )
+            self._report(export)
+
+    def _report(self, export: Path) -> None:
+        repo_id = self._settings.repo_id
+        what, missing, folder = "the export", "the best model", export
+        if self._checkpoint:
+            what, missing, folder = "the run", "the newest checkpoint", self._run
+        words = f"captioner push {folder} {repo_id}"
+        words += "" if self._settings.private else " --public"
+        words += " --checkpoint" if self._checkpoint else ""
+        failure = self._failure or f"{repo_id} does not have {missing} yet"
+        logger.warning("%s; %s is safe, upload it with `%s`", failure, what, words)
 
     def _work(self) -> None:
         """One upload after the other, until training ends."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._newest or self._finishing or self._stopped)
-                upload = self._trying = self._newest
-            if not upload:
-                return
-            self._deliver(upload)
+        while upload := self._take():
+            error = self._try(upload)
             with self._changed:
                 self._trying = None
-            shutil.rmtree(upload.folder, ignore_errors=True)
-            if self._finishing and self._newest is upload:
-                return  # given up
-
-    def _deliver(self, upload: _Upload) -> None:
-        """Try until it is uploaded, overtaken by a newer one, or given up at the end."""
-        failures = 0
-        while (error := self._try(upload)) and self._newest is upload:
-            failures += 1
-            with self._changed:
-                if self._finishing and (error.lasting or failures > len(self._final_waits)):
+                newest = self._newest is upload
+                given_up = newest and self._finishing and self._fails_for_good(error)
+                if given_up or not newest:  # or it is uploaded, or overtaken
+                    shutil.rmtree(upload.folder, ignore_errors=True)
+                if given_up:
                     return
-                waits = self._final_waits if self._finishing else self._waits
-                wait = max(error.wait, waits[min(failures, len(waits)) - 1])
-                wait = None if error.lasting else wait  # until there is a newer one
-                self._changed.wait_for(lambda: self._newest is not upload, timeout=wait)
+                if error and (newest or not self._finishing):
+                    self._pause(error, upload)
+
+    def _take(self) -> _Upload | None:
+        """The newest upload as soon as there is one, None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest or self._finishing or self._stopped)
+            self._trying = self._newest
+            return self._trying
+
+    def _fails_for_good(self, error: UploadError) -> bool:
+        """Whether there is no use in another attempt once training has ended."""
+        return error.lasting or self._failures >= len(self._final_waits) or error.wait > LONGEST_FINAL_WAIT
+
+    def _pause(self, error: UploadError, upload: _Upload) -> None:
+        """Leave the Hub alone for a while, whatever is submitted meanwhile, but for the last upload of all."""
+        finishing = self._finishing
+
+        def is_over() -> bool:
+            return self._stopped or self._finishing is not finishing
+
+        self._failures += 1
+        waits = self._final_waits if finishing else self._waits
+        self._changed.wait_for(is_over, timeout=max(error.wait, waits[min(self._failures, len(waits)) - 1]))
+        if error.lasting:
+            self._changed.wait_for(lambda: is_over() or self._newest is not upload)
 
     def _try(self, upload: _Upload) -> UploadError | None:
         """One attempt; returns what went wrong."""
@@ -226,7 +256,7 @@ class BackgroundUploads:
             self._failure = str(error)
             return error
         with self._changed:
-            self._failure = ""
+            self._failure, self._failures = "", 0
             self._newest = None if self._newest is upload else self._newest
         logger.info("Uploaded to %s: %s", address, upload.message)
         return None

@@ -215,6 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.stand_in.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         commit = hashlib.sha1(f"{name} {len(repository.commits)}".encode()).hexdigest()
         repository.commits[commit] = files
         address = f"{self.stand_in.address}/{name}/commit/{commit}"
@@ -227,7 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def tree(self, name: str, revision: str, *, body: bytes) -> None:
         if repository := self._repository(name):
-            self._answer(200, [_tree_entry(path, data) for path, data in repository.commits[revision].items()])
+            files = repository.files if revision == "main" else repository.commits[revision]
+            self._answer(200, [_tree_entry(path, data) for path, data in files.items()])
 
     def resolve(self, name: str, revision: str, path: str, *, body: bytes) -> None:
         if repository := self._repository(name):

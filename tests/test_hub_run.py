@@ -1,6 +1,7 @@
 """A run made from an export on the Hub."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hub_stand_in import LOOPBACK
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 from tiny_models import TINY_ENCODERS, make_captioner
 
 from captioner.errors import ConfigError, HubError
-from captioner.hub_run import begin_from_hub, names_repository
+from captioner.hub_run import names_repository, open_repository
 from captioner.run_folder import read_settings
 from captioner.training.checkpoint import find_checkpoint
 
@@ -20,6 +21,14 @@ def shared(tiny_captioner, hub):
     """A captioner whose encoder was trained, on the Hub."""
     tiny_captioner.push_to_hub("me/captioner", private=True)
     return tiny_captioner
+
+
+def begin_from_hub(name, folder, **groups):
+    """Begin with the settings that are on the Hub, but some."""
+    origin = open_repository(name)
+    groups = {"trainer": {"folder": str(folder)}, **groups}
+    changed = {group: replace(getattr(origin.settings, group), **values) for group, values in groups.items()}
+    return origin.begin(replace(origin.settings, **changed))
 
 
 def test_the_run_begins_with_the_weights_and_settings_of_the_hub(shared, tmp_path):

@@ -24,7 +24,7 @@ STAIRCASE = """
     data/batches data/shards data/streaming data/device_batches
 
     models/encoder_files models/image_processors models/encoders models/fast_encoding
-    models/projections models/decoder models/packed_weights models/packed_decoder models/captioner
+    models/projections models/decoder models/packed_weights models/packed_decoder losses models/captioner
 
     decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
     decoding/generation
@@ -36,14 +36,13 @@ STAIRCASE = """
     evaluation/significance evaluation/results evaluation/result_files evaluation/model_index
     evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
 
-    losses
     tasks/base tasks/captioning
     training/device training/optim training/states training/checkpoint training/averaging
     training/tensorboard_tracker training/wandb_tracker training/tracking
     training/progress training/timings training/signals training/processes training/loop
 
-    run_folder resources build model_card hub confidence explain export_folder api
-    onnx_export onnx_captioner scoring calibration publish uploads hub_run presets
+    run_folder resources build model_card hub confidence explain export_folder export_writing export_reading api
+    onnx_export onnx_captioner scoring calibration sharing publish uploads hub_run presets
 
     report/charts report/contents report/page
 

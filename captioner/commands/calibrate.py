@@ -31,7 +31,8 @@ def _calibrate(argv: Sequence[str]) -> int:
     from captioner.api import Captioner
     from captioner.calibration import calibrate
     from captioner.data.prepared import open_prepared
-    from captioner.export_folder import find_export, write_calibration
+    from captioner.export_reading import find_export
+    from captioner.export_writing import write_calibration
 
     if not Path(options.model).is_dir():
         raise CheckpointError(f"{options.model} is no folder; calibrate a local export, like checkpoints/scenes/best")

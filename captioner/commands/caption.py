@@ -174,7 +174,7 @@ def find_images(names: Sequence[str]) -> Iterator[str]:
 
 def load_captioner(model: str | None, device: str) -> "Captioner":
     """The captioner to use: the given one, else the newest export under checkpoints/, which standard error is told."""
-    from captioner.export_folder import newest_best
+    from captioner.export_reading import newest_best
 
     if model is None:
         newest = newest_best(CHECKPOINTS)

@@ -27,7 +27,7 @@ def _export(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="a new or empty folder")
     options = parser.parse_args(argv)
 
-    from captioner.export_folder import find_export, read_export
+    from captioner.export_reading import find_export, read_export
     from captioner.onnx_export import ENCODER, STEP, export_onnx
 
     folder = Path(options.output)

@@ -19,7 +19,7 @@ def _push(argv: Sequence[str]) -> int:
 
     from captioner.publish import push
 
-    print(push(options.run, options.repo_id, private=not options.public))
+    print(push(options.run, options.repo_id, private=not options.public, checkpoint=options.checkpoint))
     return 0
 
 
@@ -32,4 +32,7 @@ def _parser() -> CommandParser:
     parser.add_argument("run", type=Path, help="folder of a run or an export")
     parser.add_argument("repo_id", help="repository, such as me/captioner; made where it is missing")
     parser.add_argument("--public", action="store_true", help="make a new repository public")
+    parser.add_argument(
+        "--checkpoint", action="store_true", help="upload the run's newest checkpoint too, for train.py --resume"
+    )
     return parser

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captioner.commands.settings_arguments import ExtraFlags, parse_settings
 from captioner.commands.shell import guard
 from captioner.commands.training_run import Training
 from captioner.settings import Settings
+
+if TYPE_CHECKING:
+    from captioner.hub_run import SharedRun, SharedWeights
 
 DESCRIPTION = "Train a captioner: prepares the data, trains the tokenizer, caches features, trains, evaluates, exports."
 EXAMPLES = (
@@ -17,6 +21,8 @@ EXAMPLES = (
     "flickr30k-clip --trainer.epochs 20 --optim.lr 2e-4",
     "flickr30k-clip --resume checkpoints/flickr30k-clip",
     "flickr30k-clip --resume auto",
+    "flickr30k-clip --hub.repo-id me/captioner --hub.checkpoints",
+    "--resume me/captioner",
 )
 AUTO = "auto"
 
@@ -39,9 +45,9 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
     extra.add_argument(
         "--resume",
         metavar="PATH",
-        type=_local_run,
+        type=cache(_origin),  # the command line is read twice
         help="go on with this run, or from this step of it; auto: with the one there is; "
-        "a Hub id: train on from the weights that are there",
+        "a Hub id: with the checkpoint that is there, or a new run from the weights that are",
     )
     parse = partial(
         parse_settings,
@@ -53,21 +59,29 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
         extra=extra,
     )
     preset, settings, flags = parse(base=lambda flags: _resumed_settings(flags.resume))
-    resume = Path(flags.resume) if flags.resume else None
-    if flags.resume == AUTO and (resume := _find_run(settings, preset)):
-        preset, settings, _ = parse(base=_resumed_settings(resume))
+    resume = _find_resumed(flags.resume, settings, preset)
     if resume:  # the run's own, whatever was named
+        preset, settings, _ = parse(base=_resumed_settings(resume))
         preset, _ = read_settings(run_of(resume))
     if not settings.trainer.run:
         settings = replace(settings, trainer=replace(settings.trainer, run=preset))
     return Training(settings, preset=preset, prog=prog, automatic=flags.resume == AUTO).run(resume)
 
 
-def _local_run(name: str) -> str:
-    """The folder to resume, made from the Hub where the name is that of a repository."""
-    from captioner.hub_run import begin_from_hub, names_repository
+def _origin(name: str) -> "str | SharedRun | SharedWeights":
+    """What to go on from: a path as it is, or what the repository of that name holds."""
+    from captioner.hub_run import names_repository, open_repository
 
-    return str(begin_from_hub(name)) if names_repository(name) else name
+    return open_repository(name) if names_repository(name) else name
+
+
+def _find_resumed(origin: "str | SharedRun | SharedWeights | None", settings: Settings, preset: str) -> Path | None:
+    """The run or step to go on from, made here where it is on the Hub."""
+    if origin == AUTO:
+        return _find_run(settings, preset)
+    if not origin or isinstance(origin, str):
+        return Path(origin) if origin else None
+    return origin.begin(settings)
 
 
 def _find_run(settings: Settings, preset: str) -> Path | None:
@@ -78,12 +92,14 @@ def _find_run(settings: Settings, preset: str) -> Path | None:
     return run if has_checkpoint(run) else None
 
 
-def _resumed_settings(resume: str | Path | None) -> Settings | None:
+def _resumed_settings(origin: "str | Path | SharedRun | SharedWeights | None") -> Settings | None:
     """A resumed run's own settings, over which the command line's go."""
     from captioner.run_folder import read_settings, run_of
 
-    if not resume or resume == AUTO:
+    if not origin or origin == AUTO:
         return None
-    run = run_of(Path(resume))
+    if not isinstance(origin, str | Path):
+        return origin.settings
+    run = run_of(Path(origin))
     _, settings = read_settings(run)
     return replace(settings, trainer=replace(settings.trainer, run=run.name, folder=str(run.parent), overwrite=False))

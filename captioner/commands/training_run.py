@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from captioner.resources import Resources
     from captioner.tasks.captioning import CaptioningTask
     from captioner.training.processes import Processes
+
+UPLOAD_SECONDS = 60.0
+"""What a stopped run waits for its last upload; clusters give a process some minutes after a polite kill."""
 
 
 class Training:
@@ -50,6 +54,7 @@ class Training:
                 self._fit(task, resources, accelerator, found)
             except InterruptedTrainingError as stopped:
                 if processes.is_main:
+                    self._upload_state()
                     _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
                 return 130 if stopped.signal == 2 else 0
             finally:
@@ -76,7 +81,7 @@ class Training:
         self, found: "tuple[Path, dict[str, Any]] | None", processes: "Processes"
     ) -> "tuple[Resources, CaptioningTask]":
         from captioner.build import build_task
-        from captioner.resources import gather_resources
+        from captioner.resources import AbsentEncoder, gather_resources
         from captioner.training.checkpoint import read_tensors
         from captioner.training.states import load_module_state
 
@@ -85,7 +90,12 @@ class Training:
         def build() -> "tuple[Resources, CaptioningTask]":
             seed_everything(self.settings.trainer.seed)
             resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
-            return resources, build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+            task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+            if resources.shards:  # encoded as they come
+                return resources, task
+            # A frozen encoder takes more memory than all that is trained, and only the export needs it again.
+            self.encoder = AbsentEncoder.of(resources.encoder, self.settings)
+            return replace(resources, encoder=None), task
 
         resources, task = processes.one_after_another(build)
         if found:  # what cannot go on is refused before anything is recorded
@@ -145,6 +155,7 @@ class Training:
                 run=self.folder,
                 trackers=trackers,
                 on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
+                on_saved=self._share_checkpoint,
                 resume=found,
             )
         finally:
@@ -153,21 +164,33 @@ class Training:
     def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
         from captioner.api import Captioner
         from captioner.data.training_images import TrainingImages
+        from captioner.export_reading import read_training_images
         from captioner.models.captioner import CaptionerModel
         from captioner.publish import export
 
         module = getattr(task.module, "module", task.module)
-        encoder = module.encoder or resources.encoder
+        encoder = module.encoder or resources.encoder or self.encoder.load()
         model = CaptionerModel(encoder, module.projection, module.decoder)
         trained = TrainingImages.of(
             resources.dataset["train"]["image_id"],
             dataset=self.settings.data.name,
             fingerprint=resources.manifest["fingerprint"],
         )
+        if earlier := read_training_images(self.folder):  # those of the captioner whose weights this run began with
+            trained = trained.after(earlier)
         parts = (model, resources.tokenizer, resources.processor, self.settings, metrics)
         export(Captioner(*parts, training_images=trained), self.best)
         if self.uploads:
             self.uploads.submit(self.best, f"The best model so far, of step {metrics['validation_at_best']['step']}")
+
+    def _share_checkpoint(self, checkpoint: Path) -> None:
+        if self.uploads and self.settings.hub.checkpoints:
+            self.uploads.submit(self.best, f"The run's state at step {int(checkpoint.name[5:])}", checkpoint=checkpoint)
+
+    def _upload_state(self) -> None:
+        """Give the newest checkpoint a minute to get to the Hub: where a machine is taken back, only that is left."""
+        if self.uploads and self.settings.hub.checkpoints:
+            self.uploads.finish(self.best, "The run's state as it was stopped", within=UPLOAD_SECONDS)
 
     def _finish(self, resources: "Resources") -> int:
         """Evaluate the best model on the test splits, put the figures into its export, show one caption."""

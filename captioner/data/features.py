@@ -7,6 +7,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -223,12 +224,18 @@ class _Builder:
                 self.progress.skip(len(rows))
             else:
                 todo.append((number, rows))
-        for place, (number, features) in enumerate(self._encode_shards(dataset, split, todo)):
-            left = features[:, 0].nbytes * sum(len(rows) for _, rows in todo[place:])
-            if place == 0:
-                check_space(self.home, needed=left)
-            write_shard(shard_path(self.home, split, number), features, needed=left)
-            shape = (features.shape[2], features.shape[3])
+        with ThreadPoolExecutor(1) as writer:  # a disk takes its time, while the next shard is encoded
+            written: Future[None] | None = None
+            for place, (number, features) in enumerate(self._encode_shards(dataset, split, todo)):
+                left = features[:, 0].nbytes * sum(len(rows) for _, rows in todo[place:])
+                if written is None:
+                    check_space(self.home, needed=left)
+                else:
+                    written.result()
+                written = writer.submit(write_shard, shard_path(self.home, split, number), features, needed=left)
+                shape = (features.shape[2], features.shape[3])
+            if written is not None:
+                written.result()
         assert shape is not None, f"split {split} has no images"
         return shape
 

@@ -1,9 +1,12 @@
-"""Which images a captioner was trained on, small enough to travel with it: 8 bytes an image."""
+"""Which images a captioner was trained on, small enough to travel with it: 8 bytes an image.
+
+A captioner that was trained on from another one's weights has seen that one's images too.
+"""
 
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from captioner.data.photo_names import photo_key
@@ -26,11 +29,24 @@ class TrainingImages:
     fingerprint: str
     """That of its manifest: a copy of the dataset under another name has it too."""
     digests: frozenset[bytes]
+    earlier: tuple["TrainingImages", ...] = ()
+    """Those of the trainings that the weights went through before, each without its own earlier ones."""
 
     @classmethod
     def of(cls, names: Iterable[str], *, dataset: str, fingerprint: str) -> "TrainingImages":
         """Take down the image ids of a training split."""
         return cls(dataset, fingerprint, frozenset(_digest(photo_key(name) or _plain_key(name)) for name in names))
+
+    def after(self, earlier: "TrainingImages") -> "TrainingImages":
+        """These, seen by weights that had seen others before; what was seen twice is listed once."""
+        lists = {(one.dataset, one.fingerprint): one for one in reversed(earlier.lists())}
+        same = lists.pop((self.dataset, self.fingerprint), None)
+        digests = self.digests | same.digests if same else self.digests
+        return replace(self, digests=digests, earlier=tuple(reversed(lists.values())))
+
+    def lists(self) -> tuple["TrainingImages", ...]:
+        """The images of every training, the newest one first."""
+        return replace(self, earlier=()), *self.earlier
 
     def shared(self, names: Sequence[str], *, dataset: str, fingerprint: str) -> list[str]:
         """Return those of a split's image ids that were trained on.
@@ -40,9 +56,14 @@ class TrainingImages:
             dataset: the name of the dataset that they come from.
             fingerprint: that dataset's.
         """
+        found = set().union(*(one._shared(names, dataset, fingerprint) for one in self.lists()))
+        return [name for name in names if name in found]
+
+    def _shared(self, names: Sequence[str], dataset: str, fingerprint: str) -> set[str]:
+        """Those of this training alone."""
         same = dataset == self.dataset or fingerprint == self.fingerprint
         keys = {name: photo_key(name) or (_plain_key(name) if same else None) for name in names}
-        return [name for name, key in keys.items() if key and _digest(key) in self.digests]
+        return {name for name, key in keys.items() if key and _digest(key) in self.digests}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -52,6 +73,7 @@ class TrainingImages:
             "fingerprint": self.fingerprint,
             "images": len(self.digests),
             "digests": base64.b64encode(b"".join(sorted(self.digests))).decode("ascii"),
+            **({"earlier": [one.to_dict() for one in self.earlier]} if self.earlier else {}),
         }
 
     @classmethod
@@ -63,8 +85,9 @@ class TrainingImages:
             digests = frozenset(joined[start : start + DIGEST_BYTES] for start in starts)
             if content["format"] != FORMAT or len(digests) != content["images"]:
                 raise ValueError(f"format {content['format']}, {len(digests)} digests of {content['images']} images")
-            return cls(content["dataset"], content["fingerprint"], digests)
-        except (KeyError, TypeError, ValueError) as error:
+            earlier = tuple(map(cls.from_dict, content.get("earlier", ())))
+            return cls(content["dataset"], content["fingerprint"], digests, earlier)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"the list of training images is damaged or of another version ({error})") from error
 
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from captioner.losses import caption_cross_entropy
 from captioner.models.decoder import TransformerDecoder
 from captioner.models.encoders import ImageEncoder
 from captioner.models.projections import build_projection
@@ -27,9 +28,25 @@ class CaptionerModel(nn.Module):
         features = images if self.encoder is None else self.encoder(images)
         return self.projection(features.to(next(self.projection.parameters()).dtype))
 
-    def forward(self, images: Tensor, tokens: Tensor, *, positions: Tensor, segments: Tensor) -> Tensor:
-        """Logits [images, length, vocabulary] of packed captions; see ``TransformerDecoder.forward``."""
-        return self.decoder(tokens, self.remember(images), positions=positions, segments=segments)
+    def forward(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        *,
+        positions: Tensor,
+        segments: Tensor,
+        targets: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Logits [images, length, vocabulary] of packed captions, or with targets their loss, without all the logits.
+
+        Arguments as for ``TransformerDecoder.states`` and ``caption_cross_entropy``.
+        """
+        memory = self.remember(images)
+        if targets is None:
+            return self.decoder(tokens, memory, positions=positions, segments=segments)
+        states = self.decoder.states(tokens, memory, positions=positions, segments=segments)
+        return caption_cross_entropy(states, self.decoder.output.weight, targets, label_smoothing=label_smoothing)
 
 
 def build_model(

@@ -149,7 +149,13 @@ class TransformerDecoder(nn.Module):
     def forward(
         self, tokens: Tensor, memory: Tensor, *, positions: Tensor | None = None, segments: Tensor | None = None
     ) -> Tensor:
-        """Logits of every next token [images, length, vocabulary].
+        """Logits of every next token [images, length, vocabulary]; arguments as for ``states``."""
+        return self.output(self.states(tokens, memory, positions=positions, segments=segments))
+
+    def states(
+        self, tokens: Tensor, memory: Tensor, *, positions: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
+        """What the output layer makes logits of [images, length, width].
 
         Args:
             tokens: input tokens [images, length]; one caption, or several packed ones.
@@ -164,7 +170,7 @@ class TransformerDecoder(nn.Module):
         hidden = self.embed(tokens, positions)
         for block in self.blocks:
             hidden = block(hidden, memory, positions, mask)
-        return self.output(self.norm(hidden))
+        return self.norm(hidden)
 
     @torch.no_grad()
     def cross_attention(self, tokens: Tensor, memory: Tensor) -> Tensor:

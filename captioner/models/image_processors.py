@@ -52,11 +52,12 @@ class ImageProcessor:
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Turn RGB images into pixels [images, 3, size, size], float32."""
-        # Resizing and cropping stay in bytes; scaling the whole batch in place is twice as fast as image by image.
+        # Resizing and cropping stay in bytes; scaling one image after the other stays in the processor's cache.
         squares = self._processor(list(images), do_rescale=False, do_normalize=False)["pixel_values"]
-        pixels = np.stack(squares).astype(np.float32)  # [images, 3, size, size]
-        pixels *= self._scale
-        pixels += self._shift
+        pixels = np.empty((len(squares), *squares[0].shape), np.float32)  # [images, 3, size, size]
+        for square, scaled in zip(squares, pixels, strict=True):
+            np.multiply(square, self._scale, out=scaled, dtype=np.float32)
+            scaled += self._shift
         return torch.from_numpy(pixels)
 
     def covered_box(self, width: int, height: int) -> tuple[float, float, float, float]:

@@ -10,7 +10,6 @@ from PIL import Image
 
 from captioner.decoding.describe import describe_decoding
 from captioner.evaluation.example_sheet import GROUPS, Example
-from captioner.evaluation.results import format_score
 from captioner.report.charts import draw_svg
 from captioner.report.contents import Report
 from captioner.settings import DecodingSettings, setting_values
@@ -94,15 +93,20 @@ def _metrics(report: Report) -> Iterator[str]:
     if not report.splits:
         yield '<p class="quiet">Not evaluated yet.</p>'
         return
-    names = list(dict.fromkeys(name for found in report.splits.values() for name in found["metrics"]))
-    rows = []
-    for split, found in report.splits.items():
-        values = [format_score(found["metrics"][name]) if name in found["metrics"] else "" for name in names]
-        decoding = describe_decoding(DecodingSettings(**found["decoding"]))
-        rows.append([split, f"{found['images']:,}", *values, decoding])
-    yield _table(["split", "images", *names, "decoding"], rows)
+    splits = report.splits.values()
+    names = dict.fromkeys(name for found in splits for name in found["metrics"])
+    rows = [[name, *(_number(found["metrics"].get(name)) for found in splits)] for name in names]
+    yield _table(["", *report.splits], [["images", *(_number(found["images"]) for found in splits)], *rows])
+    for decoding in dict.fromkeys(describe_decoding(DecodingSettings(**found["decoding"])) for found in splits):
+        yield f'<p class="quiet">Decoding: {escape(decoding)}.</p>'
     missing = {name: reason for found in report.splits.values() for name, reason in found["unavailable"].items()}
     yield from (f'<p class="quiet">{escape(f"{name}: {reason}")}</p>' for name, reason in missing.items())
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _captions(report: Report) -> Iterator[str]:

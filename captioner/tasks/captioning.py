@@ -85,12 +85,15 @@ class CaptioningTask:
 
     def loss(self, batch: CaptionBatch) -> StepOutput:
         batch = batch.to(self._device)
-        logits = self.module(batch.images, batch.tokens, positions=batch.positions, segments=batch.segments)
         tokens = int((batch.targets != IGNORED).sum())
-        if tokens:
-            loss = caption_cross_entropy(logits, batch.targets, label_smoothing=self.settings.label_smoothing)
-        else:  # the last captions do not reach this process: it takes part in the step without any
-            loss = 0.0 * logits.sum()
+        loss = self.module(
+            batch.images,
+            batch.tokens,
+            positions=batch.positions,
+            segments=batch.segments,
+            targets=batch.targets,
+            label_smoothing=self.settings.label_smoothing,
+        )
         return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens}, weight=tokens)
 
     def describe(self, batch: CaptionBatch) -> str:
@@ -112,8 +115,8 @@ class CaptioningTask:
             if not count:  # the last images do not reach this process
                 continue
             memory = model.remember(batch.images)
-            logits = model.decoder(batch.tokens, memory, positions=batch.positions, segments=batch.segments)
-            total += float(caption_cross_entropy(logits, batch.targets)) * count
+            states = model.decoder.states(batch.tokens, memory, positions=batch.positions, segments=batch.segments)
+            total += float(caption_cross_entropy(states, model.decoder.output.weight, batch.targets)) * count
             tokens += count
             hypotheses = generate(decoder, memory, self._decoding, self._special)
             found += [

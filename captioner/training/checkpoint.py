@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from captioner.errors import CheckpointError
+from captioner.errors import CaptionerError, CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def warn_instead_of_stop(loss: str) -> Iterator[None]:
-    """Turn a failed write into a warning that says what is lost for now."""
+    """Turn a failed write into a warning that says what is lost for now; an error of ours tells its own remedy."""
     try:
         yield
+    except CaptionerError as error:
+        logger.warning("%s: %s; training goes on", loss, error)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         reason = getattr(error, "strerror", None) or error
         logger.warning("%s: %s; free some space, training goes on", loss, reason)

@@ -55,6 +55,7 @@ def fit(
     run: Path,
     trackers: Trackers,
     on_best: Callable[[dict[str, Any]], None],
+    on_saved: Callable[[Path], None] = lambda checkpoint: None,
     resume: tuple[Path, dict[str, Any]] | None = None,
 ) -> RunState:
     """Train ``task.module`` to the end of the settings' epochs or steps.
@@ -66,6 +67,7 @@ def fit(
         run: the run's folder, for checkpoints.
         trackers: where metrics go.
         on_best: called with the validation metrics whenever the monitored one is the best so far.
+        on_saved: called with every checkpoint.
         resume: a whole checkpoint and its state, as ``find_checkpoint`` returns them.
 
     Raises:
@@ -73,7 +75,7 @@ def fit(
         CaptionerError: a loss or gradient is not finite; the last checkpoint is left as it is.
         CheckpointError: the checkpoint does not fit the task.
     """
-    return _Fit(task, settings, accelerator, run, trackers, on_best).run(resume)
+    return _Fit(task, settings, accelerator, run, trackers, on_best, on_saved).run(resume)
 
 
 @dataclass
@@ -86,6 +88,7 @@ class _Fit:
     folder: Path
     trackers: Trackers
     on_best: Callable[[dict[str, Any]], None]
+    on_saved: Callable[[Path], None]
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -264,6 +267,8 @@ class _Fit:
             self.saved = self._write_checkpoint()
         if self.processes.is_main:
             self.stopwatch.write(self.folder, self.state.step)
+            if self.saved:
+                self.on_saved(self.saved)
         return self.saved
 
     def _write_checkpoint(self) -> Path | None:

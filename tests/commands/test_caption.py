@@ -16,7 +16,7 @@ from PIL import Image
 from captioner import Captioner
 from captioner.commands import caption
 from captioner.confidence import Calibration, LogisticModel, describe_alone
-from captioner.export_folder import write_calibration
+from captioner.export_writing import write_calibration
 
 
 @pytest.fixture

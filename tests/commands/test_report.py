@@ -72,6 +72,19 @@ def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run, capsys):
     assert text.count("<svg") >= 3
 
 
+def test_a_metric_is_a_row_and_a_split_a_column(run):
+    path = run / "best" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["validation"] = {**metrics["test"], "images": 1200, "metrics": {"BLEU-4": 0.25, "colours": 278}}
+    path.write_text(json.dumps(metrics))
+    assert report.main([str(run)]) == 0
+    page, text = read_page(run)
+    assert '<td>colours</td><td></td><td class="number">278</td>' in text
+    assert '<td class="number">1,200</td>' in text
+    assert '<td class="number">0.2500</td>' in text
+    assert sum("beam search, 2 beams" in words for words in page.texts) == 1  # both splits were decoded alike
+
+
 def test_pngs_lie_beside_the_page(run, tmp_path):
     assert report.main([str(run / "best"), "--output", str(tmp_path / "there")]) == 0
     names = {path.name for path in (tmp_path / "there").iterdir()}

@@ -66,3 +66,42 @@ def test_an_overlap_is_refused_with_count_and_name():
     )
     with pytest.raises(DataError, match=message):
         refuse_overlap(trained, ["3.jpg", "1000268201.jpg"], split="test", dataset="flickr30k", fingerprint="30k")
+
+
+class TestGenerations:
+    """A captioner trained on `photos`, then on `flickr8k`, then on `cakes`."""
+
+    @pytest.fixture
+    def trained(self):
+        first = TrainingImages.of(["1.jpg", "2.jpg"], dataset="photos", fingerprint="p")
+        second = TrainingImages.of(["1000268201_693b08cb0e.jpg", "3.jpg"], dataset="flickr8k", fingerprint="8k")
+        third = TrainingImages.of(["4.jpg"], dataset="cakes", fingerprint="c")
+        return third.after(second.after(first))
+
+    @pytest.mark.parametrize(
+        ("dataset", "names", "shared"),
+        [
+            ("photos", ["1.jpg", "3.jpg", "2.jpg", "4.jpg"], ["1.jpg", "2.jpg"]),
+            ("flickr8k", ["1.jpg", "3.jpg"], ["3.jpg"]),
+            ("flickr30k", ["1.jpg", "1000268201.jpg"], ["1000268201.jpg"]),
+            ("cakes", ["1.jpg", "4.jpg"], ["4.jpg"]),
+        ],
+    )
+    def test_the_images_of_all_trainings_are_known(self, trained, dataset, names, shared):
+        again = TrainingImages.from_dict(json.loads(json.dumps(trained.to_dict())))
+        assert again == trained
+        assert again.shared(names, dataset=dataset, fingerprint="another") == shared
+
+    def test_what_was_seen_twice_is_listed_once(self, trained):
+        again = TrainingImages.of(["1.jpg", "5.jpg"], dataset="photos", fingerprint="p").after(trained)
+        assert [one.dataset for one in again.lists()] == ["photos", "cakes", "flickr8k"]
+        assert again.shared(["1.jpg", "2.jpg", "5.jpg"], dataset="photos", fingerprint="p") == [
+            *("1.jpg", "2.jpg", "5.jpg")
+        ]
+        assert again.after(trained) == again
+
+    def test_a_damaged_earlier_list_is_refused(self, trained):
+        content = trained.to_dict()
+        content["earlier"][1]["images"] = 7
+        with pytest.raises(DataError, match=r"^the list of training images is damaged"):
+            TrainingImages.from_dict(content)

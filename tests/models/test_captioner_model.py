@@ -3,7 +3,6 @@ import torch
 from torch import nn
 
 from captioner.data.batches import pack_captions
-from captioner.losses import caption_cross_entropy
 from captioner.models.captioner import CaptionerModel, build_model
 from captioner.models.encoders import load_encoder
 
@@ -29,8 +28,7 @@ def pack(captions):
 def loss_and_gradients(model, images, packed):
     tokens, positions, segments, targets = packed
     model.zero_grad()
-    logits = model(images, tokens, positions=positions, segments=segments)
-    loss = caption_cross_entropy(logits, targets, label_smoothing=0.1)
+    loss = model(images, tokens, positions=positions, segments=segments, targets=targets, label_smoothing=0.1)
     loss.backward()
     return loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
