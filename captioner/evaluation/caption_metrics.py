@@ -5,7 +5,7 @@ Java programs. What COCO's evaluation, and most papers with it, call CIDEr is CI
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -41,8 +41,8 @@ class CaptionPairs:
     references: list[list[str]]
     document_frequencies: DocumentFrequencies | None = None
     """What CIDEr weighs n-grams by, instead of these references."""
-    training: Sequence[str] | None = None
-    """The untokenized captions that the captioner learnt from."""
+    training: Iterable[str] | None = None
+    """The untokenized captions that the captioner learnt from; read once."""
 
     @cached_property
     def matches(self) -> Matches:
@@ -127,7 +127,7 @@ def score_captions(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
     document_frequencies: DocumentFrequencies | None = None,
-    training: Sequence[str] | None = None,
+    training: Iterable[str] | None = None,
 ) -> Scores:
     """Score one caption an image against the image's references.
 

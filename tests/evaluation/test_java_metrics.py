@@ -111,7 +111,9 @@ def spice_files(monkeypatch, tmp_path):
 
 SPICE_PROGRAM = """
 import json, pathlib, sys
-given, found = sys.argv[4], sys.argv[6]
+if "-version" in sys.argv: sys.exit(print('openjdk version "1.8.0_292"', file=sys.stderr))
+assert sys.argv[4] == "edu.anu.spice.SpiceScorer" and sys.argv[3].startswith("spice-1.0.jar"), sys.argv
+given, found = sys.argv[5], sys.argv[7]
 cases = json.loads(pathlib.Path(given).read_text())
 scores = [{"image_id": case["image_id"], "scores": {"All": {"f": VALUE}}} for case in reversed(cases)]
 pathlib.Path(found).write_text(json.dumps(scores))
@@ -126,8 +128,9 @@ def test_spice_exchange(monkeypatch, tmp_path, spice_files):
     assert corpus == pytest.approx(0.4)
 
 
-def test_images_without_anything_to_compare_do_not_spoil_spice(monkeypatch, tmp_path, spice_files):
-    fake_java(tmp_path, monkeypatch, SPICE_PROGRAM.replace("VALUE", "0.5 if case['test'] else float('nan')"))
+@pytest.mark.parametrize("nothing", ["float('nan')", "None"])
+def test_images_without_anything_to_compare_do_not_spoil_spice(monkeypatch, tmp_path, spice_files, nothing):
+    fake_java(tmp_path, monkeypatch, SPICE_PROGRAM.replace("VALUE", f"0.5 if case['test'] else {nothing}"))
     assert spice.score(["a dog", ""], [["x"], ["w"]]) == (0.5, [0.5, 0.0])
 
 
@@ -136,6 +139,10 @@ def test_images_without_anything_to_compare_do_not_spoil_spice(monkeypatch, tmp_
     [
         ("import sys; sys.exit('no class def found')", "the SPICE program failed: no class def found"),
         ("import sys; sys.exit(3)", "the SPICE program failed: exit status 3"),
+        (
+            "import sys; sys.exit('Parsing captions\\nError: Could not score:\\njava.lang.NullPointerException\\n')",
+            "the SPICE program failed: Error: Could not score: java.lang.NullPointerException",
+        ),
         ("pass", "the SPICE program left no scores"),
     ],
 )
@@ -144,6 +151,16 @@ def test_failing_spice_is_unavailable(monkeypatch, tmp_path, spice_files, script
     scores = caption_metrics.score_captions(["a"], [["a"]], metrics=["SPICE", "length"])
     assert scores.unavailable["SPICE"].startswith(reason)
     assert scores.corpus == {"length": 1.0}
+
+
+def test_spice_needs_a_java_with_javascript(monkeypatch, tmp_path, spice_files):
+    """Later ones read all captions, and fail when they write the scores."""
+    modern = SPICE_PROGRAM.replace("1.8.0_292", "17.0.15").replace("VALUE", "0.5")
+    fake_java(tmp_path, monkeypatch, modern)
+    scores = caption_metrics.score_captions(["a"], [["a"]], metrics=["SPICE"])
+    assert scores.unavailable["SPICE"] == "Java 17 has no JavaScript engine, which SPICE needs; use Java 8 to 14"
+    (spice_files / "nashorn-core-15.4.jar").touch()
+    assert spice.score(["a"], [["a"]]) == (0.5, [0.5])
 
 
 def test_hanging_spice_is_stopped(monkeypatch, tmp_path, spice_files):
