@@ -6,8 +6,10 @@ that a stem or a synonym alone counts nothing in the search; and the distance of
 come after it at the same word instead of to itself.
 """
 
-from collections.abc import Sequence
-from operator import attrgetter
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from itertools import chain
+from operator import attrgetter, or_
 
 from captioner.evaluation.meteor.matching import EXACT, Match
 
@@ -16,7 +18,7 @@ _NO_CHUNK = -1
 
 
 class _Path:
-    """Choices up to a word of the reference."""
+    """The matches chosen up to a word of the reference. Words are bits; certain matches have used theirs already."""
 
     __slots__ = ("chosen", "chunk_end", "chunks", "distance", "following", "missing", "used_reference", "used_test")
 
@@ -27,6 +29,7 @@ class _Path:
         self.chosen: tuple[tuple, Match] | tuple[()] = ()
 
     def copy(self) -> "_Path":
+        """Another path with the same choices."""
         other = _Path(self.used_test, self.used_reference)
         other.missing, other.chunks, other.distance = self.missing, self.chunks, self.distance
         other.following, other.chunk_end, other.chosen = self.following, self.chunk_end, self.chosen
@@ -70,12 +73,12 @@ def align(matches: Sequence[Sequence[Match]]) -> tuple[list[Match], int]:
 
     matches: all matches by the reference word that they begin with.
     """
-    certain = _find_certain(matches)
-    paths = [_Path(_unite(match.test_words for match in certain), _unite(match.reference_words for match in certain))]
-    starts = {match.reference_start: match for match in certain}
+    certain = {match.reference_start: match for match in _find_certain(matches)}
+    test = reduce(or_, (match.test_words for match in certain.values()), 0)
+    paths = [_Path(test, reduce(or_, (match.reference_words for match in certain.values()), 0))]
     for place, choices in enumerate(matches):
         paths.sort(key=_rank)
-        paths = [path for before in paths[:BEAM] for path in _continue(before, place, choices, starts)]
+        paths = [path for before in paths[:BEAM] for path in _continue(before, place, choices, certain)]
     paths.sort(key=_rank)
     for path in paths[:BEAM]:
         path.close_chunk()
@@ -103,32 +106,19 @@ def _continue(path: _Path, place: int, choices: Sequence[Match], certain: dict[i
 
 def _find_certain(matches: Sequence[Sequence[Match]]) -> list[Match]:
     """The matches that share no word with another."""
-    everything = [match for choices in matches for match in choices]
-    test, reference = _Shared(), _Shared()
-    for match in everything:
-        test.add(match.test_words)
-        reference.add(match.reference_words)
-    return [
-        match for match in everything if not (test.shared & match.test_words or reference.shared & match.reference_words)
-    ]
+    everything = list(chain.from_iterable(matches))
+    test = _find_shared(match.test_words for match in everything)
+    reference = _find_shared(match.reference_words for match in everything)
+    return [match for match in everything if not (match.test_words & test or match.reference_words & reference)]
 
 
-class _Shared:
-    """Words, as bits, that occur in more than one match."""
-
-    def __init__(self) -> None:
-        self.seen, self.shared = 0, 0
-
-    def add(self, words: int) -> None:
-        self.shared |= self.seen & words
-        self.seen |= words
-
-
-def _unite(words) -> int:
-    united = 0
-    for word in words:
-        united |= word
-    return united
+def _find_shared(items: Iterable[int]) -> int:
+    """The words, as bits, that occur in more than one of the items."""
+    seen, shared = 0, 0
+    for words in items:
+        shared |= seen & words
+        seen |= words
+    return shared
 
 
 def _weigh(match: Match) -> int:

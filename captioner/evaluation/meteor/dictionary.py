@@ -1,18 +1,19 @@
 """What METEOR's jar knows of English: function words, synonyms and abbreviations; and the stems of words."""
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from captioner.evaluation.java_programs import MetricUnavailableError
 
-_SUFFIXES = (
-    # Of nouns, of verbs, of adjectives, each with what stands in its place: WordNet's rules of detachment.
-    *(("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")),
-    *(("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
+# Of nouns, verbs and adjectives, in the order in which they are tried.
+_DETACHMENTS = (
+    *(("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh")),
+    *(("men", "man"), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
     *(("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
 )
+_STEMMER_REMEDY = "pip install 'snowballstemmer>=2.2,<3'"
 
 
 class Dictionary:
@@ -33,11 +34,11 @@ class Dictionary:
         for base, forms in zip(exceptions[::2], exceptions[1::2], strict=True):
             for form in forms.split():
                 self._bases.setdefault(form, []).append(base)
-        self._stemmer = _open_stemmer()
+        self._stem = _load_stemmer()
 
     def stem(self, word: str) -> str:
-        """Return a word's stem by Snowball's English stemmer (https://snowballstem.org/algorithms/english/stemmer.html)."""
-        return self._stemmer.stemWord(word)
+        """Return a word's stem, by https://snowballstem.org/algorithms/english/stemmer.html before its version 3."""
+        return self._stem(word)
 
     def synsets(self, word: str) -> frozenset[str]:
         """Return the WordNet synsets, by number, of a word and of its base forms."""
@@ -47,10 +48,10 @@ class Dictionary:
         return frozenset(found)
 
     def _detach(self, word: str) -> str:
-        """The base form that WordNet knows of a regular inflection; empty where it knows none."""
+        """The base form of a regular inflection by WordNet's rules of detachment; empty where it has none of them."""
         if word.endswith("ss") or len(word) <= 2:
             return word
-        bases = (word.removesuffix(suffix) + ending for suffix, ending in _SUFFIXES if word.endswith(suffix))
+        bases = (word.removesuffix(suffix) + ending for suffix, ending in _DETACHMENTS if word.endswith(suffix))
         return next((base for base in bases if base in self._synsets), "")
 
 
@@ -71,16 +72,13 @@ def _parse_prefixes(lines: Iterable[str]) -> Iterable[tuple[str, bool]]:
             yield fields[0], fields[1:2] == ["#NUMERIC_ONLY#"]
 
 
-def _open_stemmer():
+def _load_stemmer() -> Callable[[str], str]:
     # The class itself: ``snowballstemmer.stemmer`` takes PyStemmer's where that is installed, whatever its version.
     try:
         from snowballstemmer.english_stemmer import EnglishStemmer
     except ImportError as error:
-        raise MetricUnavailableError("METEOR needs snowballstemmer: pip install 'snowballstemmer<3'") from error
-    stemmer = EnglishStemmer()
-    if stemmer.stemWord("added") != "ad":
-        raise MetricUnavailableError(
-            "METEOR's stems are those of snowballstemmer 2, and another version is installed: "
-            "pip install 'snowballstemmer<3'"
-        )
-    return stemmer
+        raise MetricUnavailableError(f"METEOR needs its stemmer: {_STEMMER_REMEDY}") from error
+    stem = EnglishStemmer().stemWord
+    if stem("added") != "ad":
+        raise MetricUnavailableError(f"the installed stemmer is too new for METEOR's stems: {_STEMMER_REMEDY}")
+    return stem

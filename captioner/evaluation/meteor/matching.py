@@ -106,9 +106,7 @@ class Matcher:
         synonyms = {other for synset in self._dictionary.synsets(word) for other in self._by_synset[synset]}
         stems = set(self._by_stem[self._dictionary.stem(word)])
         related = {
-            other: tuple(
-                module for module, others in ((STEM, stems), (SYNONYM, synonyms)) if other in others
-            )
+            other: tuple(module for module, others in ((STEM, stems), (SYNONYM, synonyms)) if other in others)
             for other in stems | synonyms
         }
         return related | {word: (EXACT,)}

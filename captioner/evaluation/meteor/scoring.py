@@ -7,7 +7,7 @@ from typing import NamedTuple
 from captioner.evaluation.java_programs import find_bundled_file
 from captioner.evaluation.meteor.alignment import align
 from captioner.evaluation.meteor.dictionary import load_dictionary
-from captioner.evaluation.meteor.matching import Match, Matcher, Sentence
+from captioner.evaluation.meteor.matching import Matcher, Sentence
 from captioner.evaluation.meteor.normalisation import normalise
 from captioner.evaluation.meteor.paraphrases import read_paraphrases
 
@@ -84,7 +84,9 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
     table = find_bundled_file("meteor/data/paraphrase-en.gz", "METEOR")
     dictionary = load_dictionary(jar)
     # COCO's evaluation has Java read all captions of an image in one line, where this separates them.
-    texts = {text: text.replace("|||", "") for text in {*predictions, *(text for group in references for text in group)}}
+    texts = {
+        text: text.replace("|||", "") for text in {*predictions, *(text for group in references for text in group)}
+    }
     words = {text: tuple(normalise(clean, dictionary.prefixes)) for text, clean in texts.items()}
     captions = sorted(set(words.values()))
     matcher = Matcher(dictionary, read_paraphrases(table, captions), {word for caption in captions for word in caption})
