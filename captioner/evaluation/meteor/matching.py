@@ -77,10 +77,10 @@ class Matcher:
         # Identical captions have only exact matches: the search would otherwise find its way too rarely.
         if test.words == reference.words:
             return [[match for match in group if match.module == EXACT] for group in matches]
-        for start, target, length, end in self._match_phrases(reference, test):
-            matches[start].append(Match(PARAPHRASE, target, end, start, length))
-        for start, target, length, end in self._match_phrases(test, reference):
-            matches[target].append(Match(PARAPHRASE, start, length, target, end))
+        for (start, length), (test_start, test_length) in self._match_phrases(reference, test):
+            matches[start].append(Match(PARAPHRASE, test_start, test_length, start, length))
+        for (test_start, test_length), (start, length) in self._match_phrases(test, reference):
+            matches[start].append(Match(PARAPHRASE, test_start, test_length, start, length))
         return matches
 
     def _match_word(self, test: Sentence, place: int, word: str) -> list[Match]:
@@ -93,13 +93,13 @@ class Matcher:
             if module in modules
         ]
 
-    def _match_phrases(self, source: Sentence, other: Sentence) -> Iterable[tuple[int, int, int, int]]:
-        """Phrases of one caption with a paraphrase in the other: both positions, both numbers of words."""
+    def _match_phrases(self, source: Sentence, other: Sentence) -> Iterable[tuple[tuple[int, int], tuple[int, int]]]:
+        """Phrases of one caption, each with a paraphrase in the other: position and number of words of both."""
         for start, phrase, length in source.known_phrases:
             paraphrases = self._paraphrases[phrase]
             for paraphrase in sorted(paraphrases.keys() & other.places.keys(), key=paraphrases.__getitem__):
                 for target in other.places[paraphrase]:
-                    yield start, target, length, paraphrase.count(" ") + 1
+                    yield (start, length), (target, paraphrase.count(" ") + 1)
 
     def _collect_related(self, word: str) -> dict[str, tuple[int, ...]]:
         """The words of the set that match a word, each with the modules that say so."""

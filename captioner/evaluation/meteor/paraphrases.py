@@ -82,7 +82,7 @@ def _collect_keys(captions: Sequence[Sequence[str]]) -> Keys:
     collected = [np.empty(0, np.uint64)]
     for begin in range(0, len(captions), _BATCH_CAPTIONS):
         phrases = {phrase for words in captions[begin : begin + _BATCH_CAPTIONS] for _, phrase in list_phrases(words)}
-        text = b"\0" * _WINDOW + "".join(f"{phrase}\n" for phrase in phrases).encode()
+        text = b"\0" * _WINDOW + "".join(f"{phrase}\n" for phrase in phrases).encode("utf-8", "surrogatepass")
         starts, ends = _find_lines(text, begin=_WINDOW)
         collected.append(np.unique(_make_keys(text, starts[:-1], ends)))
     return np.unique(np.concatenate(collected))

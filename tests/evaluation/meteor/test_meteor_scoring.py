@@ -29,6 +29,10 @@ def test_a_reference_scores_one(tiny):
     assert score(["a dog runs"], [["the cat", "a dog runs"]]) == (1.0, [1.0])
 
 
+def test_half_of_a_surrogate_pair_is_a_word_like_others(tiny):
+    assert score(["dog \ud83d"], [["dog \ud83d"]])[1] == [1.0]
+
+
 def test_no_match_scores_nothing(tiny):
     assert score(["dog", "", "dog", ""], [["cat"], ["cat"], [""], [""]]) == (0.0, [0.0] * 4)
 
