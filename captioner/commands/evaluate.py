@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(
         "captioner evaluate",
-        "Score an export's captions on a split, or the captions in a file: BLEU-1..4, ROUGE-L, CIDEr-D, and METEOR\n"
-        "where Java is found.",
+        "Score an export's captions on a split, or the captions in a file: BLEU-1..4, ROUGE-L, CIDEr-D, METEOR.",
         examples=EXAMPLES,
     )
     parser.add_argument("model", nargs="?", help="folder of an export or a run, or a Hub id")

@@ -1,7 +1,7 @@
 """Caption metrics as COCO's evaluation computes them, of a set of images and of each image.
 
-Captions are tokenized by ``ptb.tokenize``. BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap's, METEOR and SPICE run its
-Java programs. What COCO's evaluation, and most papers with it, call CIDEr is CIDEr-D here.
+Captions are tokenized by ``ptb.tokenize``. BLEU, ROUGE-L, CIDEr-D and METEOR equal pycocoevalcap's, SPICE runs its
+Java program. What COCO's evaluation, and most papers with it, call CIDEr is CIDEr-D here.
 """
 
 import logging
@@ -11,10 +11,11 @@ from functools import cached_property
 from statistics import fmean
 
 from captioner.errors import ConfigError, DataError
-from captioner.evaluation import bleu, diversity, meteor, ptb, rouge, spice
+from captioner.evaluation import bleu, diversity, ptb, rouge, spice
 from captioner.evaluation.cider import CiderWeights
 from captioner.evaluation.document_frequencies import DocumentFrequencies
 from captioner.evaluation.java_programs import MetricUnavailableError
+from captioner.evaluation.meteor import scoring as meteor
 from captioner.evaluation.ngrams import Matches, Numbers, ReferenceNgrams
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def score_cider(pairs: CaptionPairs) -> ScoredMetric:
 def score_meteor(pairs: CaptionPairs) -> ScoredMetric:
     """Return METEOR 1.5 (Denkowski and Lavie, 2014).
 
-    Raises MetricUnavailableError where Java is missing, fails or hangs.
+    Raises MetricUnavailableError where its data, which come with pycocoevalcap, or its stemmer are missing.
     """
     corpus, images = meteor.score(pairs.predictions, pairs.references)
     return {"METEOR": corpus}, {"METEOR": images}

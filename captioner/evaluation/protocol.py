@@ -114,8 +114,9 @@ def fingerprint_references(references: ReferenceSet) -> str:
 def metric_versions(names: Iterable[str]) -> dict[str, str]:
     """What computed each metric, with its version."""
     ours = f"captioner {captioner.__version__}"
-    java = f"pycocoevalcap {metadata.version('pycocoevalcap')}"
-    return {name: java if name in ("METEOR", "SPICE") else ours for name in names}
+    theirs = f"pycocoevalcap {metadata.version('pycocoevalcap')}"
+    others = {"METEOR": f"{ours} (METEOR 1.5, data of {theirs})", "SPICE": theirs}
+    return {name: others.get(name, ours) for name in names}
 
 
 def _find_protocol(references: ReferenceSet) -> Protocol | None:

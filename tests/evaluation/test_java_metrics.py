@@ -1,11 +1,8 @@
-import shutil
-import subprocess
 import sys
-import time
 
 import pytest
 
-from captioner.evaluation import caption_metrics, meteor, spice
+from captioner.evaluation import caption_metrics, spice
 
 
 def fake_java(folder, monkeypatch, script):
@@ -17,17 +14,13 @@ def fake_java(folder, monkeypatch, script):
 
 
 def score_all(predictions=("a dog runs", "a cat"), references=(("a dog runs",), ("the cat sits",))):
-    return caption_metrics.score_captions(
-        predictions, references, metrics=["BLEU", "ROUGE-L", "CIDEr-D", "METEOR", "SPICE"]
-    )
+    return caption_metrics.score_captions(predictions, references, metrics=["BLEU", "ROUGE-L", "CIDEr-D", "SPICE"])
 
 
 def test_missing_java_costs_no_other_metric(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     scores = score_all()
-    assert scores.unavailable == {
-        name: f"Java is not on the PATH; install Java 8 or newer for {name}" for name in ("METEOR", "SPICE")
-    }
+    assert scores.unavailable == {"SPICE": "Java is not on the PATH; install Java 8 or newer for SPICE"}
     assert set(scores.corpus) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D"}
 
 
@@ -35,67 +28,6 @@ def test_missing_java_is_reported_once(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
     score_all()
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "INFO")]
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [
-        ("import sys; sys.exit('Could not reserve enough space for the heap')", "the METEOR program failed: Could not"),
-        ("pass", "the METEOR program failed: "),
-        ("print('nonsense'); input()\nfor _ in range(9): print('nonsense')", "the METEOR program failed: could not"),
-    ],
-)
-def test_failing_java_costs_no_other_metric(monkeypatch, tmp_path, script, reason):
-    fake_java(tmp_path, monkeypatch, script)
-    scores = score_all()
-    assert scores.unavailable["METEOR"].startswith(reason)
-    assert "CIDEr-D" in scores.corpus
-    assert "METEOR" not in scores.corpus
-
-
-def test_hanging_java_is_stopped(monkeypatch, tmp_path):
-    fake_java(tmp_path, monkeypatch, "import time; time.sleep(600)")
-    monkeypatch.setattr(meteor, "STARTUP_SECONDS", 0.5)
-    began = time.monotonic()
-    scores = score_all()
-    assert time.monotonic() - began < 30
-    assert scores.unavailable["METEOR"] == "Java was stopped after 2 seconds without METEOR"
-    assert "CIDEr-D" in scores.corpus
-
-
-METEOR_PROGRAM = """
-import sys
-for line in sys.stdin:
-    verb, *fields = line.rstrip("\\n").split(" ||| ")
-    if verb == "SCORE":
-        print(len(fields), flush=True)
-    else:
-        for field in fields: print(int(field) / 10)
-        print(0.5, flush=True)
-"""
-
-
-def test_meteor_exchange(monkeypatch, tmp_path):
-    """The program gets each image's references and prediction, then the statistics of all."""
-    fake_java(tmp_path, monkeypatch, METEOR_PROGRAM)
-    corpus, images = meteor.score(["a dog", ""], [["x ||| y", "z"], ["w"]])
-    assert corpus == 0.5
-    assert images == [0.3, 0.2]
-
-
-def has_working_java():
-    java = shutil.which("java")
-    return bool(java) and subprocess.run([java, "-version"], capture_output=True, timeout=60).returncode == 0
-
-
-@pytest.mark.slow
-def test_meteor_of_the_real_program():
-    """Known values of the real jar where Java runs; elsewhere, that its absence is reported."""
-    scores = caption_metrics.score_captions(["a cat on a mat", ""], [["a cat on a mat"], ["a dog"]], metrics=["METEOR"])
-    if has_working_java():
-        assert scores.images["METEOR"] == pytest.approx([1.0, 0.0])
-    else:
-        assert "METEOR" in scores.unavailable
 
 
 @pytest.fixture
