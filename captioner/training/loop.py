@@ -275,6 +275,7 @@ class _Fit:
         saved = self.saved
         if self.processes.is_main:
             with checkpoint.warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
+                self.trackers.flush()
                 saved = checkpoint.save_checkpoint(
                     self.folder,
                     step=self.state.step,
