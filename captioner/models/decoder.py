@@ -90,7 +90,7 @@ class CrossAttention(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """Dropout that keeps a byte for a number until the backward pass: on a CPU torch's own keeps four, and is slower."""
+    """Dropout that keeps a byte a number until the backward pass: on a CPU torch's own keeps four, and is slower."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         if self.training and self.p and hidden.device.type == "cpu":
