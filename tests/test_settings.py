@@ -25,6 +25,12 @@ def test_default_settings_are_right():
     check_settings(Settings())
 
 
+def test_mistake_of_a_preset_is_not_its_own_remedy():
+    wrong = change(optim__lr=-1.0)
+    with pytest.raises(ConfigError, match=r"optim\.lr=-1\.0 is not above 0; the default is 0\.0003"):
+        check_settings(wrong, defaults=wrong)
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -48,7 +48,7 @@ class Training:
             if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._record(resources, resumed_at=found[1]["step"] if found else None)
-            self._announce(task, accelerator)
+            self._announce(task, accelerator, begun=found[1]["step"] if found else 0)
         with self._uploading(enabled=processes.is_main):
             try:
                 self._fit(task, resources, accelerator, found)
@@ -125,14 +125,16 @@ class Training:
         write_settings(self.folder, self.settings, preset=self.preset, resumed_at=resumed_at)
         resources.tokenizer.save(self.folder / "tokenizer.json")
 
-    def _announce(self, task: "CaptioningTask", accelerator: Any) -> None:
-        trainer = self.settings.trainer
+    def _announce(self, task: "CaptioningTask", accelerator: Any, *, begun: int) -> None:
+        from captioner.training.progress import describe_steps
+
+        plan = describe_steps(task.batches_per_epoch(), self.settings.trainer, begun=begun)
         parameters = sum(parameter.numel() for parameter in task.module.parameters() if parameter.requires_grad)
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         _say(
             f"Training {self.folder} on {task.describe_data()}: "
-            f"{parameters / 1e6:.2f} M trained parameters, {trainer.epochs} epochs of {task.batches_per_epoch()} "
-            f"batches (padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
+            f"{parameters / 1e6:.2f} M trained parameters, {plan} "
+            f"(padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
