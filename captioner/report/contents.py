@@ -18,8 +18,9 @@ from captioner.data.prepared import open_prepared
 from captioner.errors import CheckpointError, DataError
 from captioner.evaluation.example_sheet import Example, make_examples
 from captioner.report.charts import Chart, Line
-from captioner.run_folder import BEST, SETTINGS, read_settings
+from captioner.run_folder import BEST, read_description
 from captioner.settings import Settings
+from captioner.settings_json import settings_from_dict
 from captioner.training.timings import read_timings
 from captioner.training.tracking import read_metrics
 
@@ -64,11 +65,11 @@ def read_report(run: Path, *, data: Path | None = None) -> Report:
     Raises:
         CheckpointError: it is no run, or nothing was logged yet.
     """
-    _, settings = read_settings(run)
+    content = read_description(run)
+    settings = settings_from_dict(content["settings"])
     lines = read_metrics(run / "metrics.jsonl")
     if not lines:
         raise CheckpointError(f"{run} has logged nothing yet; wait for the first lines of its metrics.jsonl")
-    content = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
     metrics = _read_json(run / BEST / "metrics.json")
     folder = data or Path(settings.data.folder) / settings.data.name
     evaluations = [_read_json(path) for path in sorted(run.glob("evaluation-*.json"))]

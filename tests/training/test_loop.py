@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -14,8 +15,9 @@ import torch
 from safetensors import SafetensorError
 
 from captioner.errors import CaptionerError
+from captioner.run_folder import give_up_future
 from captioner.settings import OptimSettings, ScheduleSettings, Settings, TrainerSettings
-from captioner.tasks.base import Monitor, StepOutput
+from captioner.tasks.base import Examples, Monitor, StepOutput
 from captioner.training import checkpoint
 from captioner.training.device import build_accelerator
 from captioner.training.loop import fit
@@ -54,7 +56,7 @@ class LineTask:
         return StepOutput((self.module(points) - 2 * points).square().mean(), {"points": 2})
 
     def describe(self, batch):
-        return f"points of batch {batch[1]}"
+        return Examples("points of batch", (str(batch[1]),))
 
     def validate(self):
         assert not self.module.training
@@ -84,16 +86,33 @@ def make_settings(**trainer):
     )
 
 
-def train(task, run, settings=None, *, resume=None, on_best=lambda metrics: None, tracker=None):
+def train(
+    task,
+    run,
+    settings=None,
+    *,
+    resume=None,
+    on_best=lambda metrics: None,
+    has_best=lambda step: True,
+    tracker=None,
+):
     settings = settings or make_settings()
+    found = checkpoint.find_checkpoint(resume) if resume else None
+
+    def begin():
+        if found:
+            give_up_future(run, found[1]["step"])
+        return Trackers([tracker or Lines()])
+
     return fit(
         task,
         settings,
         accelerator=build_accelerator(settings),
         run=run,
-        trackers=Trackers([tracker or Lines()]),
+        begin=begin,
         on_best=on_best,
-        resume=checkpoint.find_checkpoint(resume) if resume else None,
+        has_best=has_best,
+        resume=found,
     )
 
 
@@ -237,14 +256,19 @@ def test_compiled_network_learns_the_same(tmp_path):
     torch.testing.assert_close(compiled.module.state_dict(), plain.module.state_dict(), rtol=1e-5, atol=1e-6)
 
 
-def test_keeps_one_checkpoint(tmp_path):
-    train(LineTask(), tmp_path, make_settings(epochs=3, keep=1))
+def test_keeps_one_checkpoint_where_the_last_is_the_best(tmp_path):
+    train(LineTask([1.0, 2.0, 3.0]), tmp_path, make_settings(epochs=3, keep=1))
     assert steps_saved(tmp_path) == [15]
 
 
-def test_resuming_an_earlier_step_gives_up_the_later_ones_once_something_new_is_saved(tmp_path):
-    train(LineTask(), tmp_path, make_settings(epochs=4, keep=4))
-    settings = make_settings(epochs=4, keep=1)
+def test_keeps_the_last_and_the_best(tmp_path):
+    train(LineTask([1.0, 3.0, 2.0, 1.0, 0.0]), tmp_path, make_settings(epochs=5, keep=2))
+    assert steps_saved(tmp_path) == [10, 20, 25]
+
+
+def test_a_resumed_earlier_step_is_where_the_run_is_from_then_on(tmp_path):
+    rising = [1.0, 2.0, 3.0, 4.0]
+    train(LineTask(rising), tmp_path, make_settings(epochs=4, keep=4))
 
     class Failing(LineTask):
         def loss(self, batch):
@@ -253,11 +277,16 @@ def test_resuming_an_earlier_step_gives_up_the_later_ones_once_something_new_is_
             return super().loss(batch)
 
     with pytest.raises(SystemError):
-        train(Failing(), tmp_path, make_settings(epochs=4, keep=4), resume=tmp_path / "step-00000010")
-    assert steps_saved(tmp_path) == [5, 10, 15, 20]
-    train(LineTask(), tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path / "step-00000010")
-    assert steps_saved(tmp_path) == [15]
-    assert train(LineTask(), tmp_path, settings, resume=tmp_path).step == 20
+        train(Failing(), tmp_path, make_settings(epochs=4), resume=tmp_path / "step-00000010")
+    assert steps_saved(tmp_path) == [5, 10]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [
+        *(".step-00000015.abandoned", ".step-00000020.abandoned")  # nothing new is saved yet
+    ]
+    task = LineTask()
+    assert train(task, tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path).step == 15
+    assert task.seen[0] == (2, 0)
+    assert steps_saved(tmp_path) == [10, 15]
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SafetensorError("No space left")])
@@ -285,18 +314,77 @@ def test_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path, monkeypatch, c
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["step-00000015"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
-def test_failed_export_is_made_up_for_by_the_next_model_that_beats_the_exported_one(tmp_path, caplog, error):
-    exported, errors = [], [None, error, None]
+class Exports:
+    """Keeps the weights that it is given, as long as there is space."""
 
-    def on_best(metrics):
-        if error := errors.pop(0):
+    def __init__(self, task, *errors):
+        self.task, self.errors = task, [*errors]
+        self.best, self.weights, self.scores = None, None, []
+
+    def on_best(self, metrics):
+        if self.errors and (error := self.errors.pop(0)):
             raise error
-        exported.append(metrics["score"])
+        assert not self.task.module.training
+        self.best, self.weights = metrics, {name: one.clone() for name, one in self.task.module.state_dict().items()}
+        self.scores.append(metrics["score"])
 
-    state = train(LineTask([1.0, 3.0, 2.0]), tmp_path, make_settings(epochs=3), on_best=on_best)
+    def has_best(self, step):
+        return self.best is not None and self.best["step"] == step
+
+    @property
+    def options(self):
+        return {"on_best": self.on_best, "has_best": self.has_best}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
+def test_failed_export_is_made_up_for_at_the_end(tmp_path, caplog, error):
+    task = LineTask([1.0, 3.0, 2.0])
+    exports = Exports(task, None, error)
+    state = train(task, tmp_path, make_settings(epochs=3, keep=1), **exports.options)
     assert "the best model so far is not exported: No space left" in caplog.text
-    assert (exported, state.best) == ([1.0, 2.0], 2.0)
+    assert (exports.scores, state.best, state.best_step) == ([1.0, 3.0], 3.0, 10)
+    saved = checkpoint.read_tensors(tmp_path / "step-00000010", "model")
+    torch.testing.assert_close(exports.weights, saved, rtol=0, atol=0)
+    last = checkpoint.read_tensors(tmp_path / "step-00000015", "model")
+    torch.testing.assert_close(dict(task.module.state_dict()), last, rtol=0, atol=0)
+    assert not torch.equal(saved["0.weight"], last["0.weight"])
+
+
+def test_a_best_model_that_is_neither_exported_nor_saved_gives_way_to_a_lesser_one(tmp_path, monkeypatch):
+    error, save_file = OSError(errno.ENOSPC, "No space left on device"), checkpoint.save_file
+
+    def fill_disk(tensors, path):
+        if "step-00000010" in path.parent.name:
+            raise error
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", fill_disk)
+    task = LineTask([1.0, 3.0, 2.0])
+    exports = Exports(task, None, error)
+    state = train(task, tmp_path, make_settings(epochs=3), **exports.options)
+    assert (exports.scores, state.best, state.best_step) == ([1.0, 2.0], 2.0, 15)
+
+
+def test_a_missing_best_is_exported_again_from_its_checkpoint(tmp_path):
+    task = LineTask([1.0, 3.0, 2.0])
+    whole = Exports(task)
+    train(task, tmp_path, make_settings(epochs=3, keep=1), **whole.options)
+    again_task = LineTask()
+    again = Exports(again_task)
+    train(again_task, tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path, **again.options)
+    assert again.best == whole.best == {"step": 10, "epoch": 2, "score": 3.0, "samples": ["a line"]}
+    torch.testing.assert_close(again.weights, whole.weights, rtol=0, atol=0)
+    assert again_task.validations == 0
+
+
+def test_the_last_model_stands_in_for_a_best_one_that_is_nowhere(tmp_path, caplog):
+    train(LineTask([1.0, 3.0, 2.0]), tmp_path, make_settings(epochs=3, keep=1))
+    shutil.rmtree(tmp_path / "step-00000010")
+    task = LineTask([2.0])
+    exports = Exports(task)
+    state = train(task, tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path, **exports.options)
+    assert "the best model so far, of step 10, is neither exported nor saved: " in caplog.text
+    assert (exports.scores, state.best, state.best_step, state.step) == ([2.0], 2.0, 15, 15)
 
 
 def test_interrupt_on_a_full_disk_says_that_nothing_was_saved(tmp_path, monkeypatch):
@@ -344,6 +432,24 @@ def test_divergence_names_the_examples_and_leaves_the_last_checkpoint(tmp_path, 
     assert str(stop.value) == f"{what}resume {last} with a lower --optim.lr or --trainer.precision fp32"
     assert checkpoint.find_checkpoint(tmp_path)[0] == last
     assert train(LineTask(), tmp_path, resume=tmp_path).step == 10
+
+
+@pytest.mark.parametrize("count", [64, 65])
+def test_divergence_names_all_examples_those_at_fault_first(tmp_path, count):
+    class Blaming(Diverging):
+        def describe(self, batch):
+            return Examples("points", tuple(map(str, range(count))), ("5", "3"))
+
+    with pytest.raises(CaptionerError) as stop:
+        train(Blaming((0, 1), lambda loss: loss * float("nan")), tmp_path)
+    names = [name for name in map(str, range(count)) if name not in ("5", "3")]
+    said = f"at step 1 on points 5, 3 (the loss of each alone is not finite), beside {', '.join(names[:62])}"
+    path = tmp_path / "not-finite-00000001.txt"
+    if count > 64:
+        said += f" and others, all 65 in {path}"
+        assert path.read_text().splitlines() == ["5", "3", *names]
+    assert f"{said}; start again" in str(stop.value)
+    assert path.exists() == (count > 64)
 
 
 def test_divergence_before_the_first_checkpoint_sends_back_to_the_start(tmp_path):
