@@ -57,7 +57,9 @@ class Training:
                 _say(f"{stopped}; {self._way_on(stopped, resume)}")
             if stopped.signal == signal.SIGINT:
                 return 130
-            return 0 if self._has_all(stopped) else 1
+            # Before the training others may be waiting for this process, and their launcher ends them when one fails.
+            waited_for = self.stage == BEGINNING and processes.count > 1
+            return 0 if self._has_all(stopped) and not waited_for else 1
 
     def _run(self, resume: Path | None, accelerator: Any, processes: "Processes") -> int:
         from captioner.training.signals import InterruptedTrainingError
