@@ -96,7 +96,7 @@ def _read_rows(
 ) -> Iterator[tuple[str, str, str, list[str]]]:
     path = _file(root, name)
     for number, line in read_lines(path):
-        place, fields = f"{path} line {number}", line.split("\t")
+        place, fields = f"{path} line {number}", line.strip().split("\t")
         if len(fields) != width:
             raise DataError(f"{place}: has {len(fields)} fields, separated by tabs, instead of {width}")
         if fields[1] not in captions:

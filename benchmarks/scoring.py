@@ -2,7 +2,8 @@
 
 Both get the same captions and take turns in one run, and the median counts. Scoring is the way from untokenized
 captions to BLEU-1..4, ROUGE-L and CIDEr-D; pycocoevalcap starts Java twice for it, for the references and for the
-captions. That the tokens are identical and the scores equal to 1e-9 is part of the measurement.
+captions. METEOR is measured by itself, on tokenized captions; both read the table of paraphrases, pycocoevalcap in
+Java. That the tokens are identical and the scores equal to 1e-9 is part of the measurement.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from typing import Any
 from benchmarks.figures import add_output, write_figures
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError, DataError
-from captioner.evaluation.caption_metrics import score_captions
+from captioner.evaluation.caption_metrics import score_captions, tokenize_pairs
+from captioner.evaluation.meteor import scoring as meteor
 from captioner.evaluation.ptb import tokenize
 
 REFERENCES = 5
@@ -41,12 +43,13 @@ def _measure(argv: Sequence[str]) -> int:
     parser.add_argument("--captions", metavar="FILE", help="a caption a line, behind a tab if any (default: made up)")
     parser.add_argument("--tokenize", type=int, nargs="+", default=[1, 1000, 40_000, 150_000], metavar="N")
     parser.add_argument("--score", type=int, nargs="+", default=[1000, 5000], metavar="IMAGES")
+    parser.add_argument("--meteor", type=int, nargs="+", default=[1000], metavar="IMAGES")
     parser.add_argument("--repeats", type=int, default=3, help="times that each system runs")
     parser.add_argument("--seed", type=int, default=0)
     add_output(parser)
     options = parser.parse_args(argv)
-    if min(*options.tokenize, *options.score, options.repeats) < 1:
-        raise ConfigError("--tokenize, --score and --repeats: use 1 or more")
+    if min(*options.tokenize, *options.score, *options.meteor, options.repeats) < 1:
+        raise ConfigError("--tokenize, --score, --meteor and --repeats: use 1 or more")
     if shutil.which("java") is None:
         raise ConfigError("pycocoevalcap needs Java, which is not on the PATH; install Java 8 or newer")
     generator = random.Random(options.seed)
@@ -59,6 +62,10 @@ def _measure(argv: Sequence[str]) -> int:
     for images in options.score:
         cases = make_cases(pool, images, generator)
         rows.append({"work": "score", "count": images, **compare(score_ours, score_theirs, cases, options)})
+        print(format_row(rows[-1]), flush=True)
+    for images in options.meteor:
+        cases = tokenize_pairs(*make_cases(pool, images, generator))
+        rows.append({"work": "meteor", "count": images, **compare(score_meteor, meteor_with_java, cases, options)})
         print(format_row(rows[-1]), flush=True)
     machine = {"python": platform.python_version(), "machine": platform.machine(), "seed": options.seed}
     write_figures(options, {**machine, "captions": bool(options.captions), "rows": rows})
@@ -113,6 +120,20 @@ def score_theirs(cases: Cases) -> dict[str, float]:
     scores["ROUGE-L"], _ = Rouge().compute_score(known, found)
     scores["CIDEr-D"], _ = Cider().compute_score(known, found)
     return {name: float(value) for name, value in scores.items()}
+
+
+def score_meteor(cases: Cases) -> dict[str, float]:
+    """METEOR of tokenized captions by this project."""
+    return {"METEOR": meteor.score(*cases)[0]}
+
+
+def meteor_with_java(cases: Cases) -> dict[str, float]:
+    """METEOR of tokenized captions by pycocoevalcap."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    predictions, references = cases
+    known, found = dict(enumerate(references)), {row: [text] for row, text in enumerate(predictions)}
+    return {"METEOR": Meteor().compute_score(known, found)[0]}
 
 
 def read_captions(path: Path) -> list[str]:

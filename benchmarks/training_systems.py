@@ -30,20 +30,21 @@ from captioner.training.loop import fit
 from captioner.training.tracking import Trackers
 
 
-def train_captioner(work: Work, trainable: bool, captions_per_row: int, pacer: Pacer) -> None:
+def train_captioner(work: Work, trainable: bool, captions_per_row: int, compiled: bool, pacer: Pacer) -> None:
     """This project: ``fit`` on its captioning task.
 
     Args:
         work: shapes and data.
         trainable: train the encoder too, from pixels; otherwise it is frozen and its features are cached.
         captions_per_row: captions that share one pass of their image, 0 for all; a batch has the same pairs.
+        compiled: train with ``trainer.compile``.
         pacer: holds the training between its turns.
     """
     rows = work.batch_pairs // captions_per_row if captions_per_row else work.settings.trainer.batch_images
     settings = replace(
         work.settings,
         encoder=replace(work.settings.encoder, trainable=trainable),
-        trainer=replace(work.settings.trainer, batch_images=rows, captions_per_row=captions_per_row),
+        trainer=replace(work.settings.trainer, batch_images=rows, captions_per_row=captions_per_row, compile=compiled),
     )
     resources = open_work(work, trainable=trainable)
     task = build_task(settings, resources)
@@ -195,11 +196,12 @@ class _Turns:
 
 
 SYSTEMS: dict[str, tuple[str, Callable[..., None], tuple[Any, ...]]] = {
-    "cached": ("captioner, cached features", train_captioner, (False, 0)),
+    "cached": ("captioner, cached features", train_captioner, (False, 0, False)),
+    "compiled": ("  the same, compiled", train_captioner, (False, 0, True)),
     "peer-pixels": ("VisionEncoderDecoder, pixels", train_peer, (True, False)),
     "peer-frozen": ("  the same, encoder frozen", train_peer, (False, False)),
     "peer-cached": ("  the same, cached features", train_peer, (False, True)),
-    "image-once": ("captioner, encoder trained", train_captioner, (True, 0)),
-    "per-pair": ("  the same, image a caption", train_captioner, (True, 1)),
+    "image-once": ("captioner, encoder trained", train_captioner, (True, 0, False)),
+    "per-pair": ("  the same, image a caption", train_captioner, (True, 1, False)),
 }
 """By its name on the command line: its name in the table, what trains it, and with which arguments beside the work."""

@@ -107,6 +107,8 @@ class Contestant:
     arguments: Sequence[Any]
     total: Turn = field(default_factory=Turn)
     """All turns, without the first."""
+    first: Turn = field(default_factory=Turn)
+    """The first step, with what is done only once, such as compiling."""
 
     def start(self, *, threads: int) -> Turn:
         """Start it and let it take one step, which does what is done only once and does not count."""
@@ -114,7 +116,8 @@ class Contestant:
         self._process = Process(target=_run, args=(theirs, self.train, self.arguments, threads), daemon=True)
         self._process.start()
         self._receive()
-        return self._take_turn(0.0)
+        self.first = self._take_turn(0.0)
+        return self.first
 
     def take_turn(self, seconds: float) -> None:
         """Let it train for so many seconds, and to the end of the step it is in then."""

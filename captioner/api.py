@@ -2,6 +2,7 @@
 
 import copy
 import http.client
+import itertools
 import math
 import statistics
 import tempfile
@@ -111,14 +112,25 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             ConfigError: the decoding settings are wrong, or give no such number of candidates.
         """
         several = isinstance(images, list | tuple)
-        sources = list(images) if several else [images]
-        names = [f"image {place} of the list" if several else None for place in range(1, len(sources) + 1)]
         decoding = self._decoding(decoding, candidates, changes)
-        captions: dict[int, Any] = {}
-        for image, hypotheses in self._decode(self._open_batches(sources, names, decoding.batch_size), decoding):
-            found = self._captions(hypotheses)[:candidates]
-            captions[image] = found[0] if candidates == 1 else found
-        return [captions[image] for image in range(len(sources))] if several else captions[0]
+        found = dict(self._caption_each(images if several else [images], candidates, decoding, listed=several))
+        return [found[place] for place in range(len(found))] if several else found[0]
+
+    def caption_each(
+        self,
+        images: Iterable[Any],
+        *,
+        candidates: int = 1,
+        decoding: DecodingSettings | None = None,
+        **changes: Any,
+    ) -> Iterator[tuple[int, Any]]:
+        """Caption any number of images; yields the place of each, from 0, and its caption as soon as that is found.
+
+        They come about in their order, but not exactly: an image whose caption is finished makes room for a waiting
+        one. ``batch_size`` images are taken and opened at a time. Arguments and errors are those of ``caption``.
+        """
+        decoding = self._decoding(decoding, candidates, changes)
+        return self._caption_each(images, candidates, decoding, listed=True)
 
     def stream(self, image: Any, *, decoding: DecodingSettings | None = None, **changes: Any) -> Iterator[str]:
         """Yield the caption of one image as it grows, each time from its beginning, for an interface.
@@ -127,7 +139,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         agree. Arguments and errors are those of ``caption``; the last text is that of its caption.
         """
         decoding = self._decoding(decoding, 1, changes)
-        memories = (self._remember(images) for images in self._open_batches([image], [None], 1))
+        memories = (self._remember(images) for images in self._open_batches([image], 1, listed=False))
         arguments = (decoding, SpecialTokens.of(self.tokenizer), Phrases.of(decoding, self.tokenizer))
         for tokens in stream_tokens(self._packed(decoding), memories, *arguments):
             yield self._text(tokens)
@@ -179,11 +191,23 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             )
         return decoding
 
+    def _caption_each(
+        self, sources: Iterable[Any], candidates: int, decoding: DecodingSettings, *, listed: bool
+    ) -> Iterator[tuple[int, Any]]:
+        batches = self._open_batches(sources, decoding.batch_size, listed=listed)
+        for place, hypotheses in self._decode(batches, decoding):
+            captions = self._captions(hypotheses)[:candidates]
+            yield place, captions[0] if candidates == 1 else captions
+
     @staticmethod
-    def _open_batches(sources: Sequence[Any], names: Sequence[str | None], size: int) -> Iterator[list[Image]]:
+    def _open_batches(sources: Iterable[Any], size: int, *, listed: bool) -> Iterator[list[Image]]:
         """Opened images; each batch only when it is asked for: large photos would fill the memory."""
-        for place in range(0, len(sources), size):
-            yield list(map(_open, sources[place : place + size], names[place : place + size]))
+        opened = (
+            _open(source, f"image {number} of the list" if listed else None)
+            for number, source in enumerate(sources, start=1)
+        )
+        while batch := list(itertools.islice(opened, size)):
+            yield batch
 
     def _decode(
         self, batches: Iterable[Sequence[Image]], decoding: DecodingSettings

@@ -48,9 +48,27 @@ def hub_reason(error: BaseException) -> str:
     """Why the Hub did not do as asked, in one line, with the remedy where there is one."""
     if isinstance(error, RepositoryNotFoundError):
         return "it has no such repository; check the name, and run `hf auth login` where it is private"
+    status = _status(error)
+    if status in (401, 403):
+        return f"it does not let this token in ({status}); {LOG_IN} with one that may"
+    if status == 429:
+        return "it asks for patience (429); try again in some minutes"
+    if status >= 500:
+        return f"it has a fault of its own ({status}); try again later"
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return "it cannot be reached; connect and try again"
+    if isinstance(error, HTTPError) and not status:
+        return f"it cannot be reached ({in_one_line(error)}); connect and try again"
     return in_one_line(error)
+
+
+def _status(error: BaseException | None) -> int:
+    """What the Hub answered, also where the library tells of a later problem instead; 0 where it gave no answer."""
+    while error:
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            return error.response.status_code
+        error = error.__cause__ or error.__context__
+    return 0
 
 
 def upload(

@@ -12,6 +12,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from captioner.settings import HubSettings, Settings, TrainerSettings
 from captioner.settings_json import settings_to_dict
 from captioner.sharing import ENCODER, STREAMED
 from captioner.training import states
-from captioner.training.checkpoint import find_checkpoint, save_checkpoint, write_folder
+from captioner.training.checkpoint import list_checkpoints, read_state, save_checkpoint, write_folder
 from captioner.training.loop import RunState
 
 logger = logging.getLogger(__name__)
@@ -81,23 +82,27 @@ class SharedRun:
             CheckpointError: the checkpoint is damaged.
         """
         training = self.folder / TRAINING
-        try:
-            checkpoint, state = find_checkpoint(training)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.name} holds no whole checkpoint to go on from ({error})") from error
+        checkpoint, state = self._find_checkpoint()
         content = json.loads((training / SETTINGS).read_text())
-        if content.pop(STREAMED) and not wanted.data.streaming:
+        if content.pop(STREAMED, False) and not wanted.data.streaming:
             raise ConfigError(
                 f"{self.name} was trained from shards, which are not on the Hub; name them with --data.streaming"
             )
         places = {name: getattr(wanted.data, name) for name in ("root", "folder", "streaming")}
         settings = replace(self.settings, data=replace(self.settings.data, **places))
-        check_resumable(settings, wanted, position=state["position"])
+        try:
+            check_resumable(settings, wanted, position=state["position"])
+        except ConfigError as error:
+            raise ConfigError(
+                *error.problems,
+                f"{self.name} holds a run, which goes on as it is or not at all: to begin another with its weights, "
+                "push its export alone to a repository of its own, and resume that",
+            ) from error
         run = _place(wanted)
         settings = replace(settings, trainer=replace(settings.trainer, run=run.name, folder=str(run.parent)))
-        encoder = training / ENCODER / settings.encoder.name
-        if encoder.is_dir():
-            settings = _with_encoder(settings, run / ENCODER / settings.encoder.name)
+        encoder = Path(ENCODER) / Path(settings.encoder.name).name
+        if (training / encoder).is_dir():
+            settings = _with_encoder(settings, run / encoder)
 
         def fill(folder: Path) -> None:
             shutil.copytree(training, folder, dirs_exist_ok=True)
@@ -114,6 +119,17 @@ class SharedRun:
             *(self.name, checkpoint.name, run, wanted.hub.repo_id or "no repository"),
         )
         return run
+
+    def _find_checkpoint(self) -> tuple[Path, dict[str, Any]]:
+        """The checkpoint, verified, and its state."""
+        try:
+            checkpoint = list_checkpoints(self.folder / TRAINING)[-1]
+            return checkpoint, read_state(checkpoint)
+        except (IndexError, CheckpointError) as error:
+            raise CheckpointError(
+                f"{self.name} has no checkpoint to go on from ({error}); upload one with "
+                f"`captioner push RUN {self.name} --checkpoint`"
+            ) from error
 
 
 class SharedWeights:
@@ -135,8 +151,9 @@ class SharedWeights:
         run, parts, settings = _place(wanted), self._parts, wanted
         # One of a folder of another machine; it is in the export, and the run gets a folder of its own for it.
         carried = not (settings.encoder.config or settings.encoder.revision)
+        encoder = Path(ENCODER) / Path(settings.encoder.name).name
         if carried:
-            settings = _with_encoder(settings, run / ENCODER / settings.encoder.name)
+            settings = _with_encoder(settings, run / encoder)
 
         def fill(folder: Path) -> None:
             write_settings(folder, settings, preset=PRESET)
@@ -144,8 +161,7 @@ class SharedWeights:
             if parts.training_images:
                 write_json(folder / TRAINING_IMAGES, parts.training_images.to_dict())
             if carried:
-                name = Path(settings.encoder.name).name
-                write_encoder(parts.model.encoder, parts.processor, folder / ENCODER / name)
+                write_encoder(parts.model.encoder, parts.processor, folder / encoder)
             _save_first(folder, parts.model, settings)
 
         write_folder(run, fill)

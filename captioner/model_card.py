@@ -5,7 +5,9 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from captioner.decoding.describe import describe_decoding
+from captioner.evaluation import diversity
 from captioner.evaluation.model_index import eval_results
+from captioner.evaluation.results import format_score
 from captioner.settings import DecodingSettings, Settings
 
 TEMPLATE = """---
@@ -108,18 +110,27 @@ def _evaluation_table(metrics: dict[str, Any]) -> str:
     if not found:
         return "Not evaluated yet: run `captioner evaluate`."
     names = list(dict.fromkeys(name for split in found.values() for name in split["metrics"]))
-    lines = ["| split | images | " + " | ".join(names) + " |", "| --- " * (len(names) + 2) + "|"]
-    for split, content in found.items():
-        lines.append(f"| {split} | {content['images']} | " + " | ".join(_cell(content, name) for name in names) + " |")
+    about_captions = [name for name in names if name in (*diversity.NAMES, "length")]
+    lines = _rows(found, [name for name in names if name not in about_captions])
+    if about_captions:
+        lines += ["", "The captions themselves:", "", *_rows(found, about_captions)]
     decodings = {split: describe_decoding(DecodingSettings(**content["decoding"])) for split, content in found.items()}
     if len(set(decodings.values())) == 1:
         return "\n".join([*lines, "", f"Decoding: {decodings.popitem()[1]}."])
     return "\n".join([*lines, "", *(f"Decoding of {split}: {text}.  " for split, text in decodings.items())])
 
 
+def _rows(found: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
+    """A table of these scores, a split a row."""
+    lines = ["| split | images | " + " | ".join(names) + " |", "| --- " * (len(names) + 2) + "|"]
+    for split, content in found.items():
+        lines.append(f"| {split} | {content['images']} | " + " | ".join(_cell(content, name) for name in names) + " |")
+    return lines
+
+
 def _cell(content: dict[str, Any], name: str) -> str:
     """A score with its 95 % interval, where it has one."""
     if name not in content["metrics"]:
         return ""
-    interval = content.get("confidence_intervals", {}).get(name)
-    return f"{content['metrics'][name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    interval, value = content.get("confidence_intervals", {}).get(name), content["metrics"][name]
+    return format_score(value, digits=3) + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

@@ -77,7 +77,7 @@ class OnnxDecoder:
         found = self._encoder.run(list(ENCODER_TENSORS[1]), {ENCODER_TENSORS[0][0]: pixels.numpy()})
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
-    def step(self, tokens: Tensor, lengths: Tensor, cache: RowCache, *, longest: int) -> Tensor:
+    def step(self, tokens: Tensor, lengths: Tensor, cache: RowCache, *, longest: int, **_: int) -> Tensor:
         """Logits [slots x beams, vocabulary] of what follows the newest tokens [slots, beams], which join the cache."""
         rows = tokens.numel()
         positions = lengths[:, None].expand_as(tokens).flatten()

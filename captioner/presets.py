@@ -34,7 +34,7 @@ SCENES = Settings(
     encoder=EncoderSettings(name="resnet-small", config=SMALL_RESNET, image_size=56, trainable=True),
     projection=ProjectionSettings(kind="linear", positions=True),
     decoder=DecoderSettings(width=128, layers=2, heads=8, feedforward=2, dropout=0.0, max_length=40),
-    # How right its captions are is known exactly; METEOR would start Java for each split: 20 seconds more.
+    # How right its captions are is known exactly; METEOR would read a large table for each split.
     task=TaskSettings(label_smoothing=0.0, metrics="BLEU,ROUGE-L,CIDEr-D"),
     optim=OptimSettings(lr=2e-3, encoder_lr=2e-3, weight_decay=0.01),
     schedule=ScheduleSettings(warmup=0.05),

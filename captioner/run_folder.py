@@ -15,6 +15,8 @@ from captioner.settings_json import changed_settings, settings_from_dict, settin
 from captioner.training.checkpoint import list_checkpoints, names_step, write_text
 
 SETTINGS, BEST = "settings.json", "best"
+DATASET = "dataset_fingerprint"
+"""Of the settings.json of a run from another machine: that of the dataset there."""
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors")
 
 
@@ -46,6 +48,16 @@ def check_resumable(before: Settings, after: Settings, *, position: int) -> None
     ]
     if problems:
         raise ConfigError(*problems)
+
+
+def check_dataset(run: Path, fingerprint: str) -> None:
+    """Raise ConfigError if a run that came from another machine finds other data here under the same name."""
+    known = json.loads((run / SETTINGS).read_text()).get(DATASET, fingerprint)
+    if known != fingerprint:
+        raise ConfigError(
+            f"{run} cannot go on with this dataset: it is another one than it was trained on (fingerprint "
+            f"{fingerprint[:8]}… and not {known[:8]}…); prepare it from the same files, or name its --data.folder"
+        )
 
 
 def write_settings(run: Path, settings: Settings, *, preset: str, resumed_at: int | None = None) -> None:

@@ -1,6 +1,6 @@
 """How good a captioner is on a split of a prepared dataset: its captions, their metrics, and how they were decoded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from captioner.errors import DataError
 from captioner.evaluation.acceptance import reliability
 from captioner.evaluation.caption_metrics import DEFAULT_METRICS
 from captioner.evaluation.protocol import describe_set
-from captioner.evaluation.references import prepared_references
+from captioner.evaluation.references import prepared_references, training_captions
 from captioner.evaluation.results import Evaluation, score_set
 from captioner.evaluation.scene_accuracy import scene_accuracy, scene_matches
 from captioner.progress import Progress
@@ -30,6 +30,7 @@ def evaluate_captioner(
     limit: int = 0,
     metrics: Sequence[str] = DEFAULT_METRICS,
     seed: int = 0,
+    training: Iterable[str] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Caption every image of a split and score the captions.
@@ -44,6 +45,7 @@ def evaluate_captioner(
         limit: only the first so many images; 0 for all.
         metrics: names out of ``caption_metrics.METRICS``.
         seed: of the confidence intervals.
+        training: the captions that the captioner learnt from; those of the dataset, if it was trained on that.
         notes: what else the result shall say.
 
     Raises:
@@ -51,8 +53,11 @@ def evaluate_captioner(
     """
     decoding = decoding or captioner.settings.decoding
     rows = select_rows(dataset, split, limit=limit)
-    total = len(dataset[split])
-    references = prepared_references(rows, manifest or {}, dataset=name or captioner.settings.data.name, split=split)
+    called = {"dataset": name or captioner.settings.data.name, "split": split}
+    references = prepared_references(rows, manifest or {}, **called)
+    evaluated = describe_set(references, of=prepared_references(dataset[split], manifest or {}, **called))
+    own = references.dataset == captioner.settings.data.name and not captioner.settings.data.streaming
+    references = replace(references, training=training_captions(dataset) if own and training is None else training)
     found = caption_rows(captioner, EncodedImages(rows), decoding, title=f"captioning {split}")
     captions = [caption.text for caption in found]
     more = None
@@ -63,7 +68,7 @@ def evaluate_captioner(
     evaluation = score_set(
         captions,
         references,
-        describe_set(references, of=total if limit else None),
+        evaluated,
         decoding=decoding,
         metrics=metrics,
         more=more,
@@ -93,13 +98,12 @@ def select_rows(dataset: DatasetDict, split: str, *, limit: int = 0) -> Dataset:
 
 
 def caption_rows(
-    captioner: Captioner, images: Any, decoding: DecodingSettings, *, title: str, candidates: int = 1
+    captioner: Captioner, images: Sequence[Any], decoding: DecodingSettings, *, title: str, candidates: int = 1
 ) -> list[Any]:
     """What ``Captioner.caption`` says of many images, with a progress bar."""
-    captions: list[Any] = []
+    captions: list[Any] = [None] * len(images)
     with Progress(title, total=len(images), unit="images") as progress:
-        for place in range(0, len(images), decoding.batch_size):
-            batch = [images[row] for row in range(place, min(place + decoding.batch_size, len(images)))]
-            captions += captioner.caption(batch, decoding=decoding, candidates=candidates)
-            progress.advance(len(batch))
+        for place, caption in captioner.caption_each(iter(images), decoding=decoding, candidates=candidates):
+            captions[place] = caption
+            progress.advance()
     return captions

@@ -61,12 +61,18 @@ LEAST = {
 ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm", "decoding.temperature")
 BELOW_ONE = ("projection.dropout", "decoder.dropout", "task.label_smoothing", "optim.ema")
 SHARES = ("schedule.warmup", "schedule.floor")
-DEFAULTS = dict(setting_values(Settings()))
+DEFAULTS = Settings()
 
 
-def check_settings(settings: Settings) -> None:
-    """Raise one ConfigError with every setting that is wrong or does not fit another, each with its remedy."""
+def check_settings(settings: Settings, *, defaults: Settings = DEFAULTS) -> None:
+    """Raise one ConfigError with every setting that is wrong or does not fit another, each with its remedy.
+
+    Args:
+        settings: what to check.
+        defaults: what they would be if nothing had been changed, such as a preset's, to be named in remedies.
+    """
     values = dict(setting_values(settings))
+    usual = {**dict(setting_values(DEFAULTS)), **_changed(values, dict(setting_values(defaults)))}
     problems = [
         f"{path}={value!r} is not {describe_type(kind)}"
         for (path, value), kind in zip(values.items(), setting_types().values(), strict=True)
@@ -74,16 +80,21 @@ def check_settings(settings: Settings) -> None:
     ]
     # Ranges mean nothing for a value of the wrong type.
     problems = problems or [
-        *_range_problems(values),
+        *_range_problems(values, usual),
         *_name_problems(settings),
         *_metric_problems(settings.task.metrics),
         *_encoder_problems(settings.encoder),
         *_length_problems(settings),
-        *_search_problems(settings.decoding),
+        *_search_problems(settings.decoding, usual),
         *_head_problems(settings.decoder),
     ]
     if problems:
         raise ConfigError(*problems)
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that are not the checked values themselves: a preset's own mistake is no remedy."""
+    return {path: default for path, default in defaults.items() if default != values[path]}
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
@@ -124,7 +135,7 @@ def has_type(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _range_problems(values: Mapping[str, Any]) -> Iterator[str]:
+def _range_problems(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
     # Written so that NaN, which compares false with everything, is a problem everywhere.
     for path, least in LEAST.items():
         if not least <= values[path] < math.inf:
@@ -132,17 +143,17 @@ def _range_problems(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}={values[path]} is {fault}; use {least} or more"
     for path in ABOVE_ZERO:
         if not 0 < values[path] < math.inf:
-            yield f"{path}={values[path]} is not above 0; the default is {DEFAULTS[path]}"
+            yield f"{path}={values[path]} is not above 0; the default is {usual[path]}"
     for path in BELOW_ONE:
         if not 0 <= values[path] < 1:
-            yield f"{path}={values[path]} is not in [0, 1); the default is {DEFAULTS[path]}"
+            yield f"{path}={values[path]} is not in [0, 1); the default is {usual[path]}"
     for path in SHARES:
         if not 0 <= values[path] <= 1:
-            yield f"{path}={values[path]} is not a share in [0, 1]; the default is {DEFAULTS[path]}"
+            yield f"{path}={values[path]} is not a share in [0, 1]; the default is {usual[path]}"
     if not 0 < values["optim.layer_decay"] <= 1:
         yield f"optim.layer_decay={values['optim.layer_decay']} is not in (0, 1]; use 1 for the same rate in all layers"
     if not all(0 <= beta < 1 for beta in values["optim.betas"]):
-        yield f"optim.betas={values['optim.betas']} are not in [0, 1); the default is {DEFAULTS['optim.betas']}"
+        yield f"optim.betas={values['optim.betas']} are not in [0, 1); the default is {usual['optim.betas']}"
 
 
 def _name_problems(settings: Settings) -> Iterator[str]:
@@ -162,7 +173,7 @@ def _name_problems(settings: Settings) -> Iterator[str]:
     if settings.hub.repo_id and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", settings.hub.repo_id):
         yield f"hub.repo_id={settings.hub.repo_id} is no repository; use owner/name"
     if settings.hub.checkpoints and not settings.hub.repo_id:
-        yield "hub.checkpoints has nowhere to go; set hub.repo_id to a repository, or drop hub.checkpoints"
+        yield "hub.checkpoints has nowhere to go; set hub.repo_id to a repository, or drop it"
     if settings.tracking.wandb and not settings.tracking.project:
         yield "tracking.project is empty; name the Weights & Biases project"
 
@@ -200,11 +211,11 @@ def _length_problems(settings: Settings) -> Iterator[str]:
         yield f"decoding.min_length={settings.decoding.min_length} is above decoding.max_length={wanted}; lower it"
 
 
-def _search_problems(decoding: DecodingSettings) -> Iterator[str]:
+def _search_problems(decoding: DecodingSettings, usual: Mapping[str, Any]) -> Iterator[str]:
     if decoding.beam_groups > 0 and decoding.beams % decoding.beam_groups:
         yield f"decoding.beams={decoding.beams} cannot be split into beam_groups={decoding.beam_groups}; use a multiple"
     if not 0 < decoding.top_p <= 1:
-        yield f"decoding.top_p={decoding.top_p} is not in (0, 1]; the default is {DEFAULTS['decoding.top_p']}"
+        yield f"decoding.top_p={decoding.top_p} is not in (0, 1]; the default is {usual['decoding.top_p']}"
 
 
 def _head_problems(decoder: DecoderSettings) -> Iterator[str]:

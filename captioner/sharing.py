@@ -19,7 +19,7 @@ from captioner.export_folder import (
 )
 from captioner.hub import TRAINING
 from captioner.models.encoder_files import WANTED_FILES, find_encoder_files
-from captioner.run_folder import SETTINGS
+from captioner.run_folder import DATASET, SETTINGS
 from captioner.settings import EncoderSettings
 from captioner.settings_json import settings_from_dict, settings_to_dict
 from captioner.training.timings import TIMINGS
@@ -28,6 +28,7 @@ GROWING_FILES = ("metrics.jsonl", TIMINGS)
 WHOLE_FILES = ("tokenizer.json", "tokenizer_config.json", TRAINING_IMAGES)
 ENCODER = "encoder"
 """Folder for the files of an encoder that is not on the Hub, under its name."""
+MANIFEST = "manifest.json"
 STREAMED = "streamed"
 """Of a shared settings.json: whether the run trains from shards, of which only its own machine knows the place."""
 
@@ -76,10 +77,14 @@ def _share_checkpoint(checkpoint: Path, folder: Path, repo_id: str, *, export: P
     settings = settings_from_dict(content["settings"])
     revision = settings_from_dict(read_json(export, CONFIG)["settings"]).encoder.revision if export.exists() else ""
     shared = publishable_settings(portable_settings(settings, revision=revision), repo_id)
-    resumed = [{"step": one["step"], "command": "", "changed": []} for one in content["resumed"]]
+    resumed = [{"step": one["step"], "command": "", "changed": []} for one in content.get("resumed", [])]
     # Command lines name folders of this machine.
     changed = {"settings": settings_to_dict(shared), "command": "", "resumed": resumed}
-    write_json(folder / SETTINGS, content | changed | {STREAMED: bool(settings.data.streaming)})
+    data = {STREAMED: bool(settings.data.streaming)}
+    home = Path(settings.data.folder) / settings.data.name
+    if (home / MANIFEST).exists():
+        data[DATASET] = read_json(home, MANIFEST)["fingerprint"]
+    write_json(folder / SETTINGS, content | changed | data)
     _share_encoder(settings.encoder, folder / ENCODER / shared.encoder.name)
 
 

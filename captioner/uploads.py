@@ -147,7 +147,8 @@ class BackgroundUploads:
 
         The newest checkpoint that was given goes with every upload: what is on the Hub at any time fits together.
         """
-        self._checkpoint = checkpoint or self._checkpoint
+        if checkpoint or (self._checkpoint and not self._checkpoint.exists()):  # it may have been pruned
+            self._checkpoint = checkpoint
         folder = None
         try:
             folder = Path(tempfile.mkdtemp(prefix=".upload-", dir=self._run))
@@ -178,13 +179,12 @@ class BackgroundUploads:
         logger.info("Uploading %s to %s", self._checkpoint or export, self._settings.repo_id)
         if self.submit(export, message, last=True):
             self._thread.join(within)
-        self.stop(export)
-        return not self._failure
+        return self.stop(export)
 
-    def stop(self, export: Path) -> None:
-        """End without waiting; what is not uploaded yet is reported, with the command to do it by hand."""
+    def stop(self, export: Path) -> bool:
+        """End without waiting; returns whether all is uploaded, and reports the command to do it by hand if not."""
         if self._stopped:
-            return
+            return True
         with self._changed:
             unfinished, self._newest = self._newest, None
             if unfinished and unfinished is not self._trying:
@@ -195,6 +195,7 @@ class BackgroundUploads:
             self._process.stop()
         if unfinished or self._failure:
             self._report(export)
+        return not (unfinished or self._failure)
 
     def _report(self, export: Path) -> None:
         repo_id = self._settings.repo_id

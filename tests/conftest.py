@@ -66,6 +66,14 @@ def tiny_captioner(tiny_settings: Settings, tiny_tokenizer: CaptionTokenizer) ->
     return make_captioner(tiny_settings, tiny_tokenizer)
 
 
+@pytest.fixture
+def tiny_export(tiny_captioner: Captioner, tmp_path: Path) -> Path:
+    """The folder of a whole export."""
+    tiny_captioner.metrics = {"test": {"metrics": {"CIDEr-D": 0.5}, "images": 3, "decoding": {"beams": 3}}}
+    tiny_captioner.save_pretrained(tmp_path / "best")
+    return tmp_path / "best"
+
+
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
     """Five pictures of different shapes and contents."""

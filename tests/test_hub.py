@@ -10,7 +10,8 @@ import pytest
 from hub_stand_in import LOOPBACK, TOKEN
 from huggingface_hub.utils import _http
 
-from captioner.hub import UploadError, upload
+from captioner.errors import HubError
+from captioner.hub import UploadError, download, upload
 
 pytestmark = LOOPBACK
 
@@ -74,8 +75,8 @@ def test_unchanged_weights_are_not_sent_again(hub, folder):
         (401, True, r"does not accept the token \(401\); run `hf auth login` or set HF_TOKEN"),
         (403, True, r"may not write there \(403\)"),
         (404, True, r"knows no such owner or repository \(404\)"),
-        (429, False, "."),
-        (500, False, "."),
+        (429, False, r"it asks for patience \(429\); try again in some minutes"),
+        (500, False, r"it has a fault of its own \(500\); try again later"),
     ],
 )
 @pytest.mark.usefixtures("no_pauses")
@@ -113,7 +114,7 @@ def test_a_hub_that_is_down(hub, folder):
     hub.close()
     error = failure(folder)
     assert not error.lasting
-    assert "Connection refused" in str(error)
+    assert "it cannot be reached ([Errno 111] Connection refused); connect and try again" in str(error)
 
 
 def test_without_a_token(hub, folder, monkeypatch):
@@ -140,6 +141,42 @@ def test_a_name_that_is_no_repository(hub, folder):
 def run(folder, *words):
     command = [sys.executable, "-m", "captioner.hub", str(folder), "me/captioner", *words]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, "it does not let this token in (401); run `hf auth login` or set HF_TOKEN with one that may"),
+        (403, "it does not let this token in (403); run `hf auth login` or set HF_TOKEN with one that may"),
+        (429, "it asks for patience (429); try again in some minutes"),
+        (500, "it has a fault of its own (500); try again later"),
+    ],
+)
+@pytest.mark.usefixtures("no_pauses")
+def test_a_refused_download_is_one_line_with_its_reason(hub, status, reason):
+    hub.fail("/api/models", status)
+    with pytest.raises(HubError) as caught:
+        download("me/captioner")
+    assert str(caught.value) == f"me/captioner is no folder here, and could not be had from the Hub: {reason}"
+
+
+def test_the_training_of_before_goes_in_the_same_commit(hub, folder):
+    steps = [folder / "training" / f"step-{number}" for number in (1, 2)]
+    for step in steps:
+        step.mkdir(parents=True)
+        (step / "model.safetensors").write_bytes(step.name.encode())
+        upload(folder, "me/captioner")
+        (step / "model.safetensors").unlink()
+        step.rmdir()
+    first, second = (
+        {name for name in files if "/" in name} for files in hub.repositories["me/captioner"].commits.values()
+    )
+    assert first == {"training/step-1/model.safetensors"}
+    assert second == {"training/step-2/model.safetensors"}
+    (folder / "training").rmdir()
+    (folder / "config.json").write_text("[]")
+    upload(folder, "me/captioner")  # an export alone leaves the checkpoint where it is
+    assert second < set(hub.repositories["me/captioner"].files)
 
 
 def test_in_a_process_of_its_own(hub, folder):

@@ -30,8 +30,10 @@ STAIRCASE = """
     decoding/generation
 
     evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
-    evaluation/diversity evaluation/java_programs evaluation/meteor evaluation/spice evaluation/caption_metrics
-    evaluation/clip_score evaluation/metric_modules
+    evaluation/diversity evaluation/java_programs
+    evaluation/meteor/normalisation evaluation/meteor/dictionary evaluation/meteor/paraphrases
+    evaluation/meteor/matching evaluation/meteor/alignment evaluation/meteor/scoring
+    evaluation/spice evaluation/caption_metrics evaluation/clip_score evaluation/metric_modules
     evaluation/references evaluation/predictions evaluation/protocol
     evaluation/significance evaluation/results evaluation/result_files evaluation/model_index
     evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
@@ -107,7 +109,7 @@ def test_no_import_climbs():
 
 
 def test_folders_init_files_hold_only_a_docstring():
-    for path in PACKAGE.glob("*/__init__.py"):
+    for path in PACKAGE.glob("*/**/__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assert len(body) == 1, path
         assert ast.get_docstring(ast.Module(body, []))

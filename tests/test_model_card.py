@@ -43,6 +43,9 @@ METRICS = {
 }
 
 
+DIVERSE = {"distinct-1": 0.125, "vocabulary": 1278, "novel_captions": 0.75, "length": 9.5}
+
+
 def make_card(settings=SETTINGS, metrics=METRICS):
     return model_card(settings, metrics, parameters=12_345_678, vocabulary_size=3000)
 
@@ -97,6 +100,15 @@ def test_the_metrics_stand_in_a_table_with_how_the_captions_were_decoded():
     table = lines.index("| split | images | BLEU-4 | CIDEr-D |")
     assert lines[table + 1 : table + 3] == ["| --- | --- | --- | --- |", "| test | 1000 | 0.203 | 0.512 |"]
     assert "Decoding: beam search, 4 beams, length penalty 0.65, 1 to 21 tokens, no repeated 3-grams." in lines[table:]
+
+
+def test_how_varied_the_captions_are_has_a_table_of_its_own():
+    test = {**METRICS["test"], "metrics": {**METRICS["test"]["metrics"], **DIVERSE}}
+    card = make_card(metrics={"test": test})
+    assert "| split | images | BLEU-4 | CIDEr-D |\n" in card.text
+    assert "| split | images | distinct-1 | vocabulary | novel_captions | length |\n" in card.text
+    assert "| test | 1000 | 0.125 | 1,278 | 0.750 | 9.500 |\n" in card.text
+    assert {"vocabulary": 1278}.items() <= {one.metric_name: one.metric_value for one in card.data.eval_results}.items()
 
 
 def test_a_score_stands_with_its_interval_and_its_images():

@@ -10,11 +10,10 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tiny_workshop import without_meteor
 
 from captioner.commands import caption, evaluate, prepare, train
 from captioner.data import scenes
-from captioner.evaluation import meteor
-from captioner.evaluation.java_programs import MetricUnavailableError
 from captioner.presets import PRESETS
 from captioner.settings import Settings
 from captioner.settings_checks import check_settings
@@ -28,13 +27,9 @@ CAPTIONS = ["A man &amp; his dog .", "A dog runs .", "Two dogs play .", "Someone
 
 
 @pytest.fixture(autouse=True)
-def without_java(monkeypatch):
-    """METEOR starts Java for every evaluation, which takes seconds; it has tests of its own."""
-
-    def missing(metric: str) -> str:
-        raise MetricUnavailableError("no Java in these tests")
-
-    monkeypatch.setattr(meteor, "find_java", missing)
+def _without_meteor():
+    with without_meteor():
+        yield
 
 
 @pytest.mark.parametrize("name", PRESETS)

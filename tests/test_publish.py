@@ -2,22 +2,13 @@ import pytest
 from hub_stand_in import LOOPBACK
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+from tiny_exports import EXPORT_FILES
 
 from captioner import Captioner
 from captioner.errors import CheckpointError, HubError
 from captioner.publish import export, push
 
 pytestmark = LOOPBACK
-
-FILES = {
-    "README.md",
-    "config.json",
-    "metrics.json",
-    "model.safetensors",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
 
 
 @pytest.fixture
@@ -51,7 +42,7 @@ def test_a_push_uploads_the_export_and_nothing_else(run, hub):
     repository = hub.repositories["me/captioner"]
     assert address == f"{hub.address}/me/captioner/commit/{repository.head}"
     assert repository.private
-    assert set(repository.files) == FILES
+    assert set(repository.files) == EXPORT_FILES
     for name, content in repository.files.items():
         assert b"/home/me/private" not in content, name
     assert repository.files["model.safetensors"] == (run / "best" / "model.safetensors").read_bytes()
@@ -71,7 +62,7 @@ def test_a_captioner_pushes_itself_and_keeps_its_settings(tiny_captioner, hub):
     before = tiny_captioner.settings
     assert "/me/captioner/commit/" in tiny_captioner.push_to_hub("me/captioner", private=True)
     files = hub.repositories["me/captioner"].files
-    assert set(files) == FILES
+    assert set(files) == EXPORT_FILES
     assert tiny_captioner.settings is before
     assert b"/home/me/private" not in b"".join(files.values())
 
@@ -120,4 +111,4 @@ def test_an_export_replaces_the_older_one_whole_or_not_at_all(tiny_captioner, ru
     tiny_captioner.metrics = {}
     export(tiny_captioner, run / "best")
     assert Captioner.from_pretrained(run).metrics == {}
-    assert {path.name for path in (run / "best").iterdir()} == FILES
+    assert {path.name for path in (run / "best").iterdir()} == EXPORT_FILES

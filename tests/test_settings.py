@@ -25,6 +25,12 @@ def test_default_settings_are_right():
     check_settings(Settings())
 
 
+def test_mistake_of_a_preset_is_not_its_own_remedy():
+    wrong = change(optim__lr=-1.0)
+    with pytest.raises(ConfigError, match=r"optim\.lr=-1\.0 is not above 0; the default is 0\.0003"):
+        check_settings(wrong, defaults=wrong)
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -82,6 +88,7 @@ def test_default_settings_are_right():
             "separated by commas",
         ),
         ({"trainer__device": "gpu"}, "trainer.device=gpu is unknown; use auto, cpu, cuda, cuda:1 or mps"),
+        ({"hub__checkpoints": True}, "hub.checkpoints has nowhere to go; set hub.repo_id to a repository, or drop it"),
         ({"hub__repo_id": "a/b/c"}, "hub.repo_id=a/b/c is no repository; use owner/name"),
         ({"encoder__name": ""}, "encoder.name is empty; give a Hub id, a local folder, or encoder.config"),
         (

@@ -5,12 +5,15 @@ import threading
 import time
 
 import pytest
+import torch
 from hub_stand_in import LOOPBACK, TOKEN
 
 from captioner import Captioner
 from captioner.hub import UploadError, upload
 from captioner.publish import export
-from captioner.settings import HubSettings
+from captioner.run_folder import write_settings
+from captioner.settings import HubSettings, Settings
+from captioner.training.checkpoint import find_checkpoint, prune_checkpoints, save_checkpoint
 from captioner.uploads import BackgroundUploads
 
 pytestmark = LOOPBACK
@@ -43,13 +46,15 @@ class Attempts:
         self.gate.set()
 
     def __call__(self, folder, message):
-        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         with self.changed:
             self.steps.append(step_of(before))
             self.folders.append(folder)
             self.changed.notify_all()
         assert self.gate.wait(60)
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before  # no later best tears it
+        assert {
+            path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()
+        } == before  # no later best tears it
         if self.errors and (error := self.errors.pop(0)):
             raise error
         return "https://hub/commit/1"
@@ -141,6 +146,69 @@ def test_stopping_does_not_wait_and_says_what_is_missing(best, caplog):
         f"upload it with `captioner push {best} me/captioner`"
     ]
     attempts.gate.set()
+
+
+def write_checkpoint(run, tokenizer, *, step):
+    """A checkpoint of a run, as training leaves it."""
+    if not (run / "settings.json").exists():
+        write_settings(run, Settings(hub=HUB), preset="scenes")
+        tokenizer.save(run / "tokenizer.json")
+    return save_checkpoint(run, step=step, model={"a": torch.ones(step)}, optimizer={}, state={"position": 0})
+
+
+@pytest.mark.parametrize("error", [UploadError("down"), UploadError("no (403)", lasting=True)])
+def test_a_hub_that_fails_is_not_asked_again_for_every_checkpoint(best, tiny_tokenizer, error):
+    attempts = Attempts(error)
+    uploads = begin(best, attempts, waits=(3600.0,))
+    for step in range(1, 6):
+        uploads.submit(best, f"step {step}", checkpoint=write_checkpoint(best.parent, tiny_tokenizer, step=step))
+        attempts.wait_for(1)
+    time.sleep(0.1)
+    assert len(attempts.steps) == 1
+    assert len(list(best.parent.glob(".upload-*"))) == 1  # the newest alone waits
+    assert uploads.finish(best, "the end")
+    assert len(attempts.steps) == 2
+    assert not list(best.parent.glob(".upload-*"))
+
+
+def test_a_checkpoint_that_is_pruned_meanwhile_is_uploaded_whole(best, tiny_tokenizer):
+    attempts = Attempts()
+    uploads = begin(best, attempts)
+    attempts.gate.clear()
+    uploads.submit(best, "step 1", checkpoint=write_checkpoint(best.parent, tiny_tokenizer, step=1))
+    attempts.wait_for(1)
+    for step in (2, 3):
+        write_checkpoint(best.parent, tiny_tokenizer, step=step)
+    prune_checkpoints(best.parent, keep=1, last=3)
+    assert find_checkpoint(attempts.folders[0] / "training")[1]["step"] == 1
+    attempts.gate.set()
+    assert uploads.finish(best, "the end")  # though there is nothing of step 1 left to copy
+
+
+def test_what_is_missing_of_a_run_is_named_with_the_command_for_it(best, tiny_tokenizer, caplog):
+    attempts = Attempts(*[UploadError("me/captioner was not uploaded: no", lasting=True)] * 2)
+    uploads = begin(best, attempts)
+    uploads.submit(best, "step 1", checkpoint=write_checkpoint(best.parent, tiny_tokenizer, step=1))
+    attempts.wait_for(1)
+    assert not uploads.finish(best, "the end")
+    assert caplog.messages[-1] == (
+        "me/captioner was not uploaded: no; the run is safe, "
+        f"upload it with `captioner push {best.parent} me/captioner --checkpoint`"
+    )
+
+
+def test_the_last_wait_has_an_end(best):
+    attempts = Attempts()
+    attempts.gate.clear()
+    uploads = begin(best, attempts)
+    assert not uploads.finish(best, "the end", within=0.05)
+    attempts.gate.set()
+
+
+def test_a_hub_that_asks_for_too_much_patience_is_left_alone_at_the_end(best):
+    attempts = Attempts(UploadError("slow down (429)", wait=3600.0))
+    assert not begin(best, attempts).finish(best, "the end")
+    assert len(attempts.steps) == 1
 
 
 def test_a_torn_export_is_a_warning(best, caplog):

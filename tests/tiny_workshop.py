@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from captioner.commands import train
-from captioner.evaluation import meteor
 from captioner.evaluation.java_programs import MetricUnavailableError
+from captioner.evaluation.meteor import scoring as meteor
 from captioner.settings import (
     DataSettings,
     DecoderSettings,
@@ -29,14 +29,14 @@ COLOURS = ["red", "green", "blue"]
 
 
 @contextmanager
-def without_java() -> Iterator[None]:
-    """METEOR starts Java for every evaluation, which takes seconds; it has tests of its own."""
+def without_meteor() -> Iterator[None]:
+    """METEOR reads its paraphrase table for every evaluation, which takes seconds; it has tests of its own."""
 
-    def missing(metric: str) -> str:
-        raise MetricUnavailableError("no Java in these tests")
+    def missing(name: str, metric: str) -> Path:
+        raise MetricUnavailableError("no METEOR in these tests")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meteor, "find_java", missing)
+        patch.setattr(meteor, "find_bundled_file", missing)
         yield
 
 

@@ -233,7 +233,9 @@ def _open(path: str) -> Any:
     from captioner.data.images import open_image
 
     try:
-        return open_image(sys.stdin.buffer.read() if path == STDIN else Path(path))
+        if path == STDIN:
+            return open_image(sys.stdin.buffer.read(), name="standard input")
+        return open_image(Path(path))
     except ImageError as error:
         return error
 

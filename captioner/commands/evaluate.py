@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(
         "captioner evaluate",
-        "Score an export's captions on a split, or the captions in a file: BLEU-1..4, ROUGE-L, CIDEr-D, and METEOR\n"
-        "where Java is found.",
+        "Score an export's captions on a split, or the captions in a file: BLEU-1..4, ROUGE-L, CIDEr-D, METEOR.",
         examples=EXAMPLES,
     )
     parser.add_argument("model", nargs="?", help="folder of an export or a run, or a Hub id")
@@ -112,11 +111,12 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
     if not options.allow_different_set:
         refuse_different_set(describe_set(references))
     captions, scored = align_predictions(predictions, references, allow_missing=options.allow_different_set)
-    part = len(references.image_ids) if scored is not references else None
+    if empty := sum(not caption.strip() for caption in captions):
+        print(f"{empty:,} of the {len(captions):,} captions are empty; they score 0", file=sys.stderr)
     evaluation = score_set(
         captions,
         scored,
-        describe_set(scored, of=part),
+        describe_set(scored, of=references),
         metrics=metrics,
         seed=options.bootstrap_seed,
         notes={"predictions": options.predictions, "training_overlap": "not checked: no model"},
@@ -154,6 +154,7 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         limit=options.limit,
         metrics=metrics,
         seed=options.bootstrap_seed,
+        training=_training_captions(captioner.settings.data, name),
         notes=notes,
     )
     _report(evaluation, options, model=captioner.settings.trainer.run or options.model)
@@ -211,8 +212,21 @@ def _training_images_at(home: Path) -> "TrainingImages | None":
     return TrainingImages.of(names, dataset=home.name, fingerprint=fingerprint)
 
 
+def _training_captions(data: DataSettings, evaluated: str) -> Iterable[str] | None:
+    """The captions that a captioner learnt from, where it is evaluated on another dataset and its own is here too."""
+    from captioner.data.prepared import open_prepared
+    from captioner.evaluation.references import training_captions
+
+    home = _home(data)
+    if data.streaming or evaluated == data.name or not home.is_dir():
+        return None
+    return training_captions(open_prepared(home))
+
+
 def format_evaluation(evaluation: "Evaluation") -> str:
     """The scores of a set as lines of text, each with its 95 % interval; the images and the decoding above them."""
+    from captioner.evaluation.results import format_score
+
     decoding = ""
     if evaluation.decoding:
         from captioner.decoding.describe import describe_decoding
@@ -222,7 +236,8 @@ def format_evaluation(evaluation: "Evaluation") -> str:
     lines = [f"{split}{evaluation.evaluated.label}{decoding}"]
     for name, value in evaluation.metrics.items():
         interval = evaluation.intervals.get(name)
-        lines.append(f"  {name:<15} {value:.4f}" + (f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))
+        edges = f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+        lines.append(f"  {name:<15} {format_score(value)}{edges}")
     lines += [f"  {name:<15} unavailable: {reason}" for name, reason in evaluation.unavailable.items()]
     return "\n".join(lines)
 

@@ -66,7 +66,7 @@ def parse_settings(
     if {"-h", "--help"} & set(arguments):
         _print_help(default, preset=preset, presets=presets, prog=prog, texts=(description, examples), extra=extra)
     settings = _parse_with_tyro(arguments, default=default, prog=prog, extra=extra, presets=presets)
-    check_settings(settings)
+    check_settings(settings, defaults=default)
     return preset, settings, flags
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -12,9 +11,9 @@ from captioner.data.records import (
     Record,
     Source,
     clean_caption,
-    describe_json_error,
     hash_files,
     missing_image,
+    parse_json,
     read_lines,
     require_file,
     require_root,
@@ -75,9 +74,9 @@ def _read_jsonl(path: Path, problems: list[str]) -> Iterator[Row]:
     for number, line in read_lines(path):
         place = f"{path.name} line {number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(f"{path.name}: is not JSON ({describe_json_error(error, line=number)})")
+            row = parse_json(line, path.name, line=number)
+        except DataError as error:
+            problems.append(str(error))
             continue
         if not isinstance(row, dict):
             problems.append(f'{place}: is not an object like {{"image": "a.jpg", "captions": ["…"]}}')

@@ -91,17 +91,36 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises DataError naming line and column where it is malformed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    if not text.strip():
+        raise DataError(f"{path}: is empty; write it again")
+    return parse_json(text, path)
+
+
+def parse_json(text: str, path: Path | str, *, line: int | None = None) -> Any:
+    """Parse a file's JSON, or one line of it; raises DataError naming line and column where it is malformed."""
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: is not JSON ({describe_json_error(error)}); correct it there") from error
+        raise DataError(f"{path}: is not JSON ({describe_json_error(error, line=line)}); correct it there") from error
+    except (ValueError, RecursionError) as error:
+        where = f" line {line}" if line else ""
+        raise DataError(f"{path}{where}: has too long a number, or too many brackets; correct it there") from error
 
 
 def describe_json_error(error: json.JSONDecodeError, *, line: int | None = None) -> str:
-    """One clause that says where and why JSON is malformed, in words that fit a trailing comma too."""
+    """One clause that says where and why JSON is malformed, in words that fit a superfluous comma and a torn file."""
     before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
-    message = "a comma before the closing bracket" if before.endswith(",") or after.startswith(",") else error.msg
+    if (before.endswith(",") and after[:1] in ("]", "}")) or error.msg.startswith("Illegal trailing comma"):
+        message = "a comma before the closing bracket"
+    elif after.startswith(",") and error.msg == "Extra data":
+        message = "a comma behind the closing bracket"
+    elif not after or error.msg.startswith("Unterminated string"):
+        message = "it breaks off here"
+    else:
+        message = error.msg
     return f"line {line or error.lineno}, column {error.colno}: {message}"
 
 

@@ -134,17 +134,16 @@ class Generation:
     def step(self) -> list[tuple[int, list[Hypothesis]]]:
         """Write one more token of every caption; returns the images that are now finished, with their captions."""
         used, captions, settings = len(self.images), self._captions, self._settings
-        newest, lengths, longest = captions.newest[:used], captions.lengths[:used], max(self._lengths)
-        logits = self._decoder.step(newest, lengths, self._cache, longest=longest).float()
+        newest, lengths = captions.newest[:used], captions.lengths[:used]
+        shortest, longest = min(self._lengths), max(self._lengths)
+        logits = self._decoder.step(newest, lengths, self._cache, shortest=shortest, longest=longest).float()
         normalisers = log_normalisers(logits)
-        if not normalisers.isfinite().all():
+        if not all(map(math.isfinite, normalisers.tolist())):
             raise CaptionerError(
                 "the model's probabilities are not finite: its weights are damaged or its training diverged; "
                 "use another checkpoint, or train again with a lower --optim.lr"
             )
-        self._rules.apply(
-            logits, normalisers, captions.tokens[:used, :, :longest], lengths, shortest=min(self._lengths)
-        )
+        self._rules.apply(logits, normalisers, captions.tokens[:used, :, :longest], lengths, shortest=shortest)
         choice = self._chooser.choose(
             logits.view(*newest.shape, -1), normalisers.view_as(newest), captions, lengths + 1 == settings.max_length
         )
@@ -185,6 +184,8 @@ class Generation:
             self._seen += 1
 
     def _collect_ended(self, choice: Choice) -> None:
+        if not len(choice.ended):
+            return
         slots, _, beams = choice.ended.t()
         tokens, values = self._captions.tokens[slots, beams].tolist(), self._captions.values[slots, beams].tolist()
         rows = zip(choice.ended.tolist(), tokens, values, choice.end_values.tolist(), strict=True)

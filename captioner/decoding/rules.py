@@ -42,15 +42,15 @@ class Rules:
         if self.settings.repetition_penalty != 1:
             self._make_repetition_dearer(logits, normalisers, captions)
         wanted = logits.gather(1, self._wanted(lengths)) if shortest < len(self._prefix) else None
-        end = logits[:, self.special.end].clone()
+        early = shortest < self.settings.min_length
+        end = logits[:, self.special.end].clone() if early or self._bad_endings else None
         logits.index_fill_(1, self._never, -torch.inf)
         self._forbid_repeated_ngrams(logits, captions, lengths)
         _forbid_after(self._banned, logits, captions, lengths)
         _forbid_after(self._bad_endings, logits, captions, lengths)
-        early = shortest < self.settings.min_length
         if early:
             logits[lengths < self.settings.min_length, self.special.end] = -torch.inf
-        if early or self._bad_endings:
+        if end is not None:
             stuck = logits.amax(dim=-1).isneginf()
             logits[:, self.special.end] = end.where(stuck, logits[:, self.special.end])
         if wanted is not None:

@@ -30,9 +30,11 @@ def human_level(references: Sequence[Sequence[str]]) -> float:
     Raises:
         DataError: no image has two references or more.
     """
-    groups = [ptb.tokenize(list(group)) for group in references if len(group) > 1]
-    if not groups:
+    several = [group for group in references if len(group) > 1]
+    if not several:
         raise DataError("no image has two captions or more: there is no telling which captions people agree on")
+    tokens = iter(ptb.tokenize([caption for group in several for caption in group]))
+    groups = [[next(tokens) for _ in group] for group in several]
     values: list[float] = []
     for turn in range(max(map(len, groups))):
         chosen = [group for group in groups if len(group) > turn]

@@ -1,20 +1,21 @@
 """Caption metrics as COCO's evaluation computes them, of a set of images and of each image.
 
-Captions are tokenized by ``ptb.tokenize``. BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap's, METEOR and SPICE run its
-Java programs. What COCO's evaluation, and most papers with it, call CIDEr is CIDEr-D here.
+Captions are tokenized by ``ptb.tokenize``. BLEU, ROUGE-L, CIDEr-D and METEOR equal pycocoevalcap's, SPICE runs its
+Java program. What COCO's evaluation, and most papers with it, call CIDEr is CIDEr-D here.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
 from captioner.errors import ConfigError, DataError
-from captioner.evaluation import bleu, diversity, meteor, ptb, rouge, spice
+from captioner.evaluation import bleu, diversity, ptb, rouge, spice
 from captioner.evaluation.cider import CiderWeights
 from captioner.evaluation.document_frequencies import DocumentFrequencies
 from captioner.evaluation.java_programs import MetricUnavailableError
+from captioner.evaluation.meteor import scoring as meteor
 from captioner.evaluation.ngrams import Matches, Numbers, ReferenceNgrams
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ class CaptionPairs:
     references: list[list[str]]
     document_frequencies: DocumentFrequencies | None = None
     """What CIDEr weighs n-grams by, instead of these references."""
-    training: Sequence[str] | None = None
-    """The untokenized captions that the captioner learnt from."""
+    training: Iterable[str] | None = None
+    """The untokenized captions that the captioner learnt from; read once."""
 
     @cached_property
     def matches(self) -> Matches:
@@ -83,7 +84,7 @@ def score_cider(pairs: CaptionPairs) -> ScoredMetric:
 def score_meteor(pairs: CaptionPairs) -> ScoredMetric:
     """Return METEOR 1.5 (Denkowski and Lavie, 2014).
 
-    Raises MetricUnavailableError where Java is missing, fails or hangs.
+    Raises MetricUnavailableError where its data, which come with pycocoevalcap, or its stemmer are missing.
     """
     corpus, images = meteor.score(pairs.predictions, pairs.references)
     return {"METEOR": corpus}, {"METEOR": images}
@@ -127,7 +128,7 @@ def score_captions(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
     document_frequencies: DocumentFrequencies | None = None,
-    training: Sequence[str] | None = None,
+    training: Iterable[str] | None = None,
 ) -> Scores:
     """Score one caption an image against the image's references.
 

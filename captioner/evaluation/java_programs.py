@@ -1,4 +1,4 @@
-"""Java, and the files of pycocoevalcap that it runs: found, or the reason why a metric is unavailable."""
+"""Java, and the files of pycocoevalcap: found, or the reason why a metric is unavailable."""
 
 import shutil
 from importlib import util

@@ -98,7 +98,7 @@ class CiderMetric(CiderDMetric):
 
 
 class MeteorMetric(CaptionMetric):
-    """METEOR 1.5, where Java is found."""
+    """METEOR 1.5."""
 
     metric = "METEOR"
     citation_text = "Denkowski and Lavie. Meteor Universal: Language Specific Translation Evaluation. WMT 2014."

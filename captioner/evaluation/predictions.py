@@ -1,13 +1,13 @@
 """Captions of any system, read from a file and brought together with the images they are for."""
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captioner.data.records import describe_json_error, read_json, read_lines
+from captioner.data.photo_names import photo_key
+from captioner.data.records import parse_json, read_json, read_lines
 from captioner.errors import DataError
 from captioner.evaluation.references import ReferenceSet, name_some
 
@@ -52,16 +52,20 @@ def align_predictions(
     Returns one caption an image, and the references of these images.
     Raises DataError, with counts and names, for images that are predicted twice, unknown, or without a prediction.
     """
-    captions = dict(predictions)
+    predictions, names = _match_names(predictions, references)
+    captions, known = dict(predictions), set(names)
     doubled = [name for name, count in Counter(name for name, _ in predictions).items() if count > 1]
-    names = _names_for(captions, references)
-    known = set(names)
     extra = [name for name in captions if name not in known]
     missing = [name for name in names if name not in captions]
     where = f"the references{f' of split {references.split}' * bool(references.split)}"
     problems = [f"{name_some(doubled)} predicted more than once"] if doubled else []
     problems += [f"{name_some(extra)} not in {where}"] if extra else []
     problems += [f"{name_some(missing)} of {where} without a prediction"] if missing and not allow_missing else []
+    if len(extra) == len(captions):
+        raise DataError(
+            f"predictions are of other images ({', '.join(extra[:3])}) than {where} ({', '.join(names[:3])}); "
+            "give image ids as the references have them, and the right --split"
+        )
     if problems:
         advice = "give one caption for each image" + (
             ", or --allow-different-set to score those that there are" if missing and not doubled and not extra else ""
@@ -71,16 +75,37 @@ def align_predictions(
     return [captions[names[row]] for row in rows], references.select(rows) if missing else references
 
 
-def _names_for(captions: dict[str, str], references: ReferenceSet) -> list[str]:
-    """The kind of names of which the predictions use most: file names, these without folder or ending, or numbers."""
+def _match_names(predictions: list[Prediction], references: ReferenceSet) -> tuple[list[Prediction], list[str]]:
+    """The predictions and the images of the references, both under the kind of names in which most of them meet.
+
+    These are file names, without their folder or ending too, or numbers. Predictions are taken by the names they have,
+    or else without folder, or else by the number of the photo: 391895 is COCO_val2014_000000391895.jpg.
+    """
     kinds = [
         references.image_ids,
         [PurePosixPath(name).name for name in references.image_ids],
         [PurePosixPath(name).stem for name in references.image_ids],
         *references.other_names.values(),
+        [_photo_number(name) for name in references.image_ids],
     ]
     unambiguous = [names for names in kinds if len(set(names)) == len(names)]
-    return max(unambiguous, key=lambda names: sum(name in captions for name in names))
+    for rename in (str, _file_name, _photo_number):
+        renamed = [(rename(name), caption) for name, caption in predictions]
+        given = {name for name, _ in renamed}
+        names = max(unambiguous, key=lambda names: len(given.intersection(names)))
+        if not given.isdisjoint(names):
+            return renamed, names
+    return predictions, unambiguous[0]
+
+
+def _file_name(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).name
+
+
+def _photo_number(name: str) -> str:
+    """The number that COCO or Flickr gave a photo, for any of its file names; other names as they are."""
+    key = photo_key(_file_name(name)) or photo_key(f"{_file_name(name)}.jpg")
+    return key.partition(":")[2] if key else name
 
 
 def _read_coco_results(path: Path) -> Iterator[Prediction]:
@@ -93,17 +118,19 @@ def _read_coco_results(path: Path) -> Iterator[Prediction]:
 
 def _read_jsonl(path: Path) -> Iterator[Prediction]:
     for number, line in read_lines(path):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: is not JSON ({describe_json_error(error, line=number)}); correct it") from error
-        yield _take(entry, f"{path} line {number}")
+        yield _take(parse_json(line, path, line=number), f"{path} line {number}")
 
 
 def _read_csv(path: Path) -> Iterator[Prediction]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
+            header = file.readline()
+            file.seek(0)
+            # Spreadsheets write the separator of the computer's language.
+            rows = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+            columns = rows.fieldnames or []
+            if "caption" not in columns or not set(NAME_KEYS) & set(columns):
+                raise DataError(f"{path} line 1: has columns {', '.join(columns) or 'none'}; use image_id and caption")
             for row in rows:
                 if None in row:
                     raise DataError(f"{path} line {rows.line_num}: has more fields than the header; quote its caption")
@@ -115,10 +142,14 @@ def _read_csv(path: Path) -> Iterator[Prediction]:
 
 
 def _take(entry: Any, place: str) -> Prediction:
-    if isinstance(entry, dict):
-        key = next((key for key in NAME_KEYS if entry.get(key) not in (None, "")), None)
-        caption = entry.get("caption")
-        if key and isinstance(entry[key], str | int) and isinstance(caption, str):
-            name = str(entry[key])
-            return (PurePosixPath(name.replace("\\", "/")).name if key == "path" else name), caption
-    raise DataError(f'{place}: has no "image_id" and "caption" (a text)')
+    if not isinstance(entry, dict):
+        raise DataError(f'{place}: is not an object like {{"image_id": 1, "caption": "…"}}')
+    key = next((key for key in NAME_KEYS if entry.get(key) not in (None, "")), None)
+    if key is None:
+        raise DataError(f'{place}: has no "image_id"; give the image\'s number or file name')
+    if not isinstance(entry[key], str | int) or isinstance(entry[key], bool):
+        raise DataError(f'{place}: has an "{key}" that is neither a text nor a whole number; correct it there')
+    if not isinstance(entry.get("caption"), str):
+        raise DataError(f'{place}: has {"no" if entry.get("caption") is None else "another"} "caption"; give one text')
+    name = str(entry[key])
+    return (_file_name(name) if key == "path" else name), entry["caption"]

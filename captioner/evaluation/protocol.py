@@ -1,7 +1,7 @@
 """What a score is measured on, and with what: the published splits, named and counted, and the metrics' versions.
 
-A figure compares with a published one only where the images are the published ones; a set that merely has the name of
-a published split is told apart here.
+A figure compares with a published one only where the images are the published ones. They are known by themselves,
+whatever the set is called, and a set that merely has the name of a published split is told apart.
 """
 
 import hashlib
@@ -35,6 +35,9 @@ class Protocol:
     """Of the image ids of each split, where they are known."""
 
 
+# Flickr8k's lists are Flickr_8k.*Images.txt. Flickr30k's are those of Multi30k, which keeps Karpathy's split of 29,000,
+# 1,014 and 1,000 images: https://github.com/multi30k/dataset/tree/master/data/task1/image_splits, val.txt and
+# test_2016_flickr.txt. Of COCO's splits, and Flickr30k's training split, only the sizes are known here.
 PROTOCOLS = (
     Protocol(
         "flickr8k",
@@ -48,6 +51,7 @@ PROTOCOLS = (
         ("flickr30k", "flickr30k-parquet", "flickr30k-kaggle", "flickr30k-token"),
         FLICKR30K_IMAGES,
         "Karpathy",
+        {"validation": "a1e936e67e8c62af", "test": "315b83a89505893a"},
     ),
     Protocol("coco", (), COCO_IMAGES, "Karpathy"),
 )
@@ -65,22 +69,25 @@ class EvaluatedSet:
     """Why the images are not those that their name promises; empty where they are, or where nothing is promised."""
 
 
-def describe_set(references: ReferenceSet, *, of: int | None = None) -> EvaluatedSet:
+def describe_set(references: ReferenceSet, *, of: ReferenceSet | None = None) -> EvaluatedSet:
     """Name and count the images that are evaluated.
 
     Arguments:
         references: of the evaluated images.
-        of: how many images the split has, where these are knowingly a part of it.
+        of: the whole split, where these are knowingly a part of it.
     """
-    fingerprint = fingerprint_ids(references.image_ids)
-    count, split = of or len(references.image_ids), references.split
-    protocol = _find_protocol(references)
-    name, problem = f"{references.dataset} {split}".strip(), ""
-    if protocol:
-        problem = _difference(protocol, references, count, fingerprint, whole=not of)
-        name = f"{name}, not the {protocol.author} split" if problem else f"{protocol.author} {split}"
-    part = f"{len(references.image_ids):,} of the " if of and of != len(references.image_ids) else ""
-    return EvaluatedSet(f"{part}{count:,} image{'s' * (count != 1)}, {name}", fingerprint, problem)
+    if of and len(of.image_ids) != len(references.image_ids):
+        whole = describe_set(of)
+        label = f"{len(references.image_ids):,} of the {whole.label}"
+        return EvaluatedSet(label, fingerprint_ids(references.image_ids), whole.problem)
+    fingerprint, count = fingerprint_ids(references.image_ids), len(references.image_ids)
+    name, problem = f"{references.dataset} {references.split}".strip(), ""
+    if protocol := _find_protocol(references):
+        problem = _difference(protocol, references, fingerprint)
+        name = f"{name}, not the {protocol.author} split" if problem else f"{protocol.author} {references.split}"
+    elif known := _recognise(fingerprint):
+        name = known
+    return EvaluatedSet(f"{count:,} image{'s' * (count != 1)}, {name}", fingerprint, problem)
 
 
 def refuse_different_set(evaluated: EvaluatedSet) -> None:
@@ -94,7 +101,7 @@ def refuse_different_set(evaluated: EvaluatedSet) -> None:
 
 def fingerprint_ids(image_ids: Iterable[str]) -> str:
     """SHA-256 of image ids, shortened to 16 digits; a photo's names in several datasets count as one."""
-    keys = sorted(photo_key(name) or PurePosixPath(name).as_posix() for name in image_ids)
+    keys = sorted(photo_key(name) or photo_key(f"{name}.jpg") or PurePosixPath(name).as_posix() for name in image_ids)
     return _hash(keys)
 
 
@@ -107,8 +114,9 @@ def fingerprint_references(references: ReferenceSet) -> str:
 def metric_versions(names: Iterable[str]) -> dict[str, str]:
     """What computed each metric, with its version."""
     ours = f"captioner {captioner.__version__}"
-    java = f"pycocoevalcap {metadata.version('pycocoevalcap')}"
-    return {name: java if name in ("METEOR", "SPICE") else ours for name in names}
+    theirs = f"pycocoevalcap {metadata.version('pycocoevalcap')}"
+    others = {"METEOR": f"{ours} (METEOR 1.5, data of {theirs})", "SPICE": theirs}
+    return {name: others.get(name, ours) for name in names}
 
 
 def _find_protocol(references: ReferenceSet) -> Protocol | None:
@@ -121,17 +129,26 @@ def _find_protocol(references: ReferenceSet) -> Protocol | None:
     return None
 
 
-def _difference(protocol: Protocol, references: ReferenceSet, count: int, fingerprint: str, *, whole: bool) -> str:
+def _recognise(fingerprint: str) -> str:
+    """Whose split has these very images, and which: "Karpathy test"; empty where none is known to."""
+    for protocol in PROTOCOLS:
+        for split, known in protocol.fingerprints.items():
+            if known == fingerprint:
+                return f"{protocol.author} {split}"
+    return ""
+
+
+def _difference(protocol: Protocol, references: ReferenceSet, fingerprint: str) -> str:
     """In what the images are not the published ones, in words; empty where they are."""
-    split, expected = references.split, protocol.images[references.split]
+    split, expected, count = references.split, protocol.images[references.split], len(references.image_ids)
     what = f"split {split} of {references.dataset}"
     if count != expected:
         return f"{what} has {count:,} images, the {protocol.author} {split} of {protocol.dataset} has {expected:,}"
     if references.split_rule.startswith(DRAWN_BY_HASH):
         return f"{what} was drawn {references.split_rule}"
-    known = protocol.fingerprints.get(split) if whole and references.source != "karpathy" else None
+    known = protocol.fingerprints.get(split)
     if known and known != fingerprint:
-        return f"{what} has {count:,} images as the {protocol.author} {split} has, but others"
+        return f"{what} has {count:,} images as the {protocol.author} {split} of {protocol.dataset} has, but others"
     return ""
 
 

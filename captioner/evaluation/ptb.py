@@ -20,7 +20,9 @@ _SPACE = r"[\t-\r \u0085\u00a0\u2000-\u200a\u2028\u2029\u3000]"
 _APOSTROPHE = "(?:['\u2019\u0092]|&(?i:apos);)"
 _QUOTE = "[`\u0091-\u0094\u00ab\u00bb\u2018-\u201f\u2039\u203a]"
 _ANY_APOSTROPHE = "(?:['`\u2018\u2019\u201b\u0091\u0092]|&(?i:apos);)"
-_ALNUM = r"[^\W_\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u2189\u2460-\u24ff\U00010000-\U0010ffff]"
+_ALNUM = (
+    r"[^\W_\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u2189\u2460-\u24ff\u2776-\u2793\U00010000-\U0010ffff]"
+)
 _LETTER_OR_DIGIT = rf"(?:{_ALNUM}|[\u00ad\u02c2-\u036f]|&(?i:[aeiou](?:acute|grave|uml));)"
 _PLAIN_LETTER = rf"(?:(?!\d){_ALNUM})"
 _LETTER = rf"(?:(?!\d){_LETTER_OR_DIGIT})"
@@ -119,7 +121,7 @@ _RULES = [
     # Words with an apostrophe of their own.
     _rule(rf"{_APOSTROPHE}[nN]{_APOSTROPHE}?|{_APOSTROPHE}(?i:em|[2-9]0s|till?|cause)"),
     _rule(
-        rf"[lLdDjJ]{_APOSTROPHE}|(?i:dunkin|somethin|ol){_APOSTROPHE}|[oO]{_APOSTROPHE}[oO]|[cC]{_APOSTROPHE}(?i:est)"
+        rf"[lLdDjJ]{_APOSTROPHE}|(?i:dunkin|somethin|ol){_APOSTROPHE}|(?i:cap){_APOSTROPHE}[nN]|[oO]{_ANY_APOSTROPHE}[oO]|[cC]{_APOSTROPHE}(?i:est)"
     ),
     _rule(r"(?i:c'mon|s'mores|nat'l|li'l|nor'easter|e'er|ev'ry|cont'd\.)"),
     _rule(rf"[A-HJ-XZn]{_ANY_APOSTROPHE}{_PLAIN_LETTER}{{2,}}"),
@@ -154,7 +156,7 @@ _RULES = [
     _rule(r"[cC]\+\+|[cCfF]\#"),
     # Punctuation.
     _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", r"[^A-Za-z0-9]"),
-    _rule(r"[-^x=~<>']_[-^x=~<>']|\([-^x=~<>'][_.]?[-^x=~<>']\)|\([-^x=~<>']-[-^x=~<>'`]\)"),
+    _rule(r"[-^x=~<>']_[-^x=~<>']|\([-^x=~<>'][_.]?[-^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)"),
     _rule(r"\.{3,5}|\.(?:[ \u00a0]\.){2,4}"),
     _rule("'", rf"[A-Za-z][^{_BLANK}\u00a0]"),
     _rule("-(?i:[lr][rcs]b)-"),
@@ -255,12 +257,13 @@ def _write(token: str) -> str:
     if not token or token in _REMOVED or _UNWRITTEN.fullmatch(token):
         return ""
     if re.fullmatch(rf"{_CLITIC}|{_NOT}", token):
-        return re.sub("[\u2019\u0092]|&apos;", "'", token).replace("\u2018", "`").lower()
+        return re.sub("[\u2019\u0092]|&apos;", "'", token).replace("\u2018", "`").replace("\u201b", "`").lower()
+    tag = re.fullmatch(_TAG, token)
     token = token.lower().replace(" ", "\u00a0")
     if token in _SPELLINGS:
         return _SPELLINGS[token]
     if re.fullmatch(_JOINED_CAPITALS, token, re.IGNORECASE):
         return token.replace("&amp;", "&")
-    if re.fullmatch(_TAG, token):
+    if tag:
         return token
     return token.replace("(", "-lrb-").replace(")", "-rrb-")

@@ -1,13 +1,16 @@
 """Reference captions in the layouts they are handed round in: COCO's annotations, Karpathy's JSON, a prepared split."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from captioner.data.records import SPLIT_ALIASES, read_json
 from captioner.errors import DataError
+
+ROWS_A_BLOCK = 1000
+"""Images whose training captions are read at once."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class ReferenceSet:
     """Images of every split of the dataset."""
     fingerprint: str = ""
     """The prepared dataset's."""
+    training: Iterable[str] | None = None
+    """The captions of the dataset's training split, to be read once; None where there are none."""
 
     def select(self, rows: Sequence[int]) -> "ReferenceSet":
         """The same with only these images, in this order."""
@@ -85,12 +90,21 @@ def prepared_references(rows: Any, manifest: Mapping[str, Any], *, dataset: str,
     )
 
 
+def training_captions(dataset: Mapping[str, Any]) -> Iterable[str] | None:
+    """The captions of a prepared dataset's training split, some at a time; None where it has none."""
+    if "train" not in dataset or not len(dataset["train"]):
+        return None
+    blocks = dataset["train"].select_columns("captions").iter(ROWS_A_BLOCK)
+    return (text for block in blocks for captions in block["captions"] for text in captions)
+
+
 def _read_prepared(folder: Path, split: str) -> ReferenceSet:
     from captioner.data.prepared import open_prepared, read_manifest
 
     dataset, manifest = open_prepared(folder), read_manifest(folder)
     rows = dataset[_find_split(folder, split, manifest["images"])]
-    return prepared_references(rows, manifest, dataset=folder.resolve().name, split=split)
+    references = prepared_references(rows, manifest, dataset=folder.resolve().name, split=split)
+    return replace(references, training=training_captions(dataset))
 
 
 def _read_coco(path: Path, document: dict[str, Any], split: str) -> ReferenceSet:
@@ -118,13 +132,19 @@ def _read_karpathy(path: Path, document: dict[str, Any], split: str) -> Referenc
         split = _find_split(path, split, counts)
         entries = [entry for entry, name in zip(document["images"], splits, strict=True) if name == split]
         ids = [entry["filename"] for entry in entries]
-        captions = [[_text(sentence["raw"]) for sentence in entry["sentences"]] for entry in entries]
+        captions = [_karpathy_captions(entry) for entry in entries]
+        learnt = [entry for entry, name in zip(document["images"], splits, strict=True) if name == "train"]
+        training = [text for entry in learnt for text in _karpathy_captions(entry)]
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: an image without filename, split or sentences; it is not a Karpathy JSON") from error
     _check(path, ids, captions)
     others = {kind: [str(entry[key]) for entry in entries] for kind, key in _numbers(entries)}
     name = str(document.get("dataset") or path.stem.removeprefix("dataset_"))
-    return ReferenceSet(name, split, ids, captions, others, source="karpathy", counts=counts)
+    return ReferenceSet(name, split, ids, captions, others, source="karpathy", counts=counts, training=training or None)
+
+
+def _karpathy_captions(entry: dict[str, Any]) -> list[str]:
+    return [_text(sentence["raw"]) for sentence in entry["sentences"]]
 
 
 def _numbers(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import captioner
-from captioner.evaluation import bleu
+from captioner.evaluation import bleu, diversity
 from captioner.evaluation.caption_metrics import (
     DEFAULT_METRICS,
     CaptionPairs,
@@ -17,6 +17,8 @@ from captioner.evaluation.protocol import TOKENIZER, EvaluatedSet, fingerprint_r
 from captioner.evaluation.references import ReferenceSet
 from captioner.evaluation.significance import BOOTSTRAP_SAMPLES, LEVEL, ImageScores, bootstrap_intervals
 from captioner.settings import DecodingSettings
+
+NO_TRAINING_CAPTIONS = "no training captions to compare with; a prepared dataset and a Karpathy JSON have them"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def score_set(
 
     Arguments:
         captions: one an image, in the order of the references.
-        references: of these images.
+        references: of these images; captions that equal one of their training captions are not novel.
         evaluated: which images they are, as ``describe_set`` names them.
         decoding: how the captions were made, where a model of ours made them.
         metrics: names out of ``caption_metrics.METRICS``.
@@ -106,8 +108,10 @@ def score_set(
         seed: of the bootstrap.
         notes: what else the result shall say.
     """
-    pairs = CaptionPairs(*tokenize_pairs(captions, references.captions))
+    pairs = CaptionPairs(*tokenize_pairs(captions, references.captions), training=references.training)
     scores = score_pairs(pairs, metrics=metrics)
+    if "diversity" in metrics and references.training is None:
+        scores.unavailable[diversity.NOVELTY] = NO_TRAINING_CAPTIONS
     corpus, images = (scores.corpus | more[0], scores.images | more[1]) if more else (scores.corpus, scores.images)
     counts = pairs.bleu_counts.tolist() if bleu.NAMES[0] in corpus else []
     return Evaluation(
@@ -127,6 +131,11 @@ def score_set(
         seed,
         dict(notes or {}),
     )
+
+
+def format_score(value: float, *, digits: int = 4) -> str:
+    """A score as it is printed: counts as whole numbers."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def _intervals(

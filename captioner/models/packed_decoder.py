@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from captioner.models.decoder import DecoderBlock, TransformerDecoder, rotate
-from captioner.models.packed_weights import PRECISIONS, Affine, PackedNorm, pack
+from captioner.models.packed_weights import PRECISIONS, Affine, PackedNorm, as_panels, pack, side_by_side
 
 VOCABULARY_MULTIPLE = 64
 """The logits' number is a multiple of this; those beyond the vocabulary are minus infinity."""
@@ -27,7 +27,7 @@ class SlotCache:
     ) -> None:
         """Empty slots, of the type and on the device of the tensor ``like``."""
         self.beams = beams
-        self.cross_keys = like.new_empty(layers, slots, heads, head, patches)
+        self.cross_keys = like.new_empty(layers, slots, heads, patches, head)
         self.cross_values = like.new_empty(layers, slots, heads, patches, head)
         self.self_pairs = like.new_zeros(layers, slots, heads, 2, columns, head)
         """Keys and values."""
@@ -63,11 +63,20 @@ class Step:
     """Numbers of the slots [slots, 1]."""
     mask: Tensor
     """The columns in use [slots, 1, beams, columns]: 0 where a beam's caption holds them, else minus infinity."""
+    first: int | None
+    """The first of the newest tokens' columns, if all slots have the same."""
+
+    def put(self, new: Tensor, pairs: Tensor) -> None:
+        """Put keys and values ``new`` [2, slots, beams, heads, head] into [slots, heads, 2, columns, head]."""
+        if self.first is None:
+            pairs[self.slots, :, :, self.columns] = new.permute(1, 2, 3, 0, 4)
+        else:
+            pairs.narrow(3, self.first, new.shape[2]).copy_(new.permute(1, 3, 0, 2, 4))
 
 
 @dataclass(frozen=True)
 class PackedBlock:
-    """A decoder block's norms and packed matrices; ``query_key_value`` gives queries divided by sqrt(head) already."""
+    """A decoder block's norms and packed matrices; queries, keys and values are panels."""
 
     self_norm: Affine
     query_key_value: Affine
@@ -83,16 +92,13 @@ class PackedBlock:
     def of(cls, block: DecoderBlock, precision: str) -> "PackedBlock":
         """Pack a block; its weights are copied."""
         own, cross = block.self_attention, block.cross_attention
-        scale = (cross.query.in_features // own.heads) ** -0.5
-        query = torch.full((cross.query.out_features,), scale, device=cross.query.weight.device)
+        width = cross.query.in_features
         return cls(
             self_norm=PackedNorm(block.self_norm, precision),
-            query_key_value=pack(
-                own.query_key_value, precision, scale=torch.cat([query, torch.ones_like(query).repeat(2)])
-            ),
+            query_key_value=pack(own.query_key_value, precision, panel=width),
             self_output=pack(own.output, precision),
             cross_norm=PackedNorm(block.cross_norm, precision),
-            cross_query=pack(cross.query, precision, scale=query),
+            cross_query=pack(cross.query, precision, panel=width),
             cross_output=pack(cross.output, precision),
             feedforward_norm=PackedNorm(block.feedforward_norm, precision),
             widen=pack(block.feedforward[0], precision),
@@ -117,7 +123,10 @@ class PackedDecoder:
         positions = decoder.position_embedding
         self.position_embedding = None if positions is None else positions.weight.detach().to(self.dtype, copy=True)
         self.blocks = [PackedBlock.of(block, precision) for block in decoder.blocks]
-        self.cross_key_value = [pack(block.cross_attention.key_value, precision) for block in decoder.blocks]
+        width = self.settings.width
+        self.cross_key_value = [
+            pack(block.cross_attention.key_value, precision, panel=width) for block in decoder.blocks
+        ]
         self.norm = PackedNorm(decoder.norm, precision)
         self.output = pack(decoder.output, precision, pad=-self.vocabulary_size % VOCABULARY_MULTIPLE)
 
@@ -138,22 +147,23 @@ class PackedDecoder:
         """Keys and values for cross-attention of image tokens ``memory`` [images, patches, width].
 
         Returns:
-            Keys [layers, images, heads, head, patches] and values [layers, images, heads, patches, head].
+            Keys and values, each [layers, images, heads, patches, head].
         """
         images, patches, width = memory.shape
         heads = self.settings.heads
         rows = memory.to(self.dtype).reshape(images * patches, width)
         pairs = torch.stack([layer(rows) for layer in self.cross_key_value])
-        pairs = pairs.view(-1, images, patches, 2, heads, width // heads)
-        return pairs[:, :, :, 0].permute(0, 1, 3, 4, 2), pairs[:, :, :, 1].transpose(2, 3)
+        keys, values = pairs.view(-1, 2, images, patches, heads, width // heads).transpose(3, 4).unbind(1)
+        return keys, values
 
-    def step(self, tokens: Tensor, lengths: Tensor, cache: SlotCache, *, longest: int) -> Tensor:
+    def step(self, tokens: Tensor, lengths: Tensor, cache: SlotCache, *, shortest: int, longest: int) -> Tensor:
         """Logits of what follows the newest tokens, which join the cache.
 
         Args:
             tokens: newest token of every beam [slots, beams].
             lengths: tokens in each slot's captions so far, the start token not counted [slots].
             cache: its first slots are those of ``tokens``.
+            shortest: the smallest of the lengths.
             longest: the largest of the lengths.
 
         Returns:
@@ -164,43 +174,36 @@ class PackedDecoder:
         columns = positions * beams + torch.arange(beams, device=tokens.device)
         cache.mask[:slots].scatter_(2, columns[:, :, None], 0.0)
         mask = cache.mask[:slots, None, :, : (longest + 1) * beams]
-        step = Step(positions, columns, torch.arange(slots, device=tokens.device)[:, None], mask)
+        numbers = torch.arange(slots, device=tokens.device)[:, None]
+        step = Step(positions, columns, numbers, mask, longest * beams if shortest == longest else None)
         hidden = functional.embedding(tokens.flatten(), self.token_embedding)  # [slots x beams, width]
         if self.position_embedding is not None:
             hidden = hidden + functional.embedding(positions.flatten(), self.position_embedding)
+        residual = as_panels(hidden)  # the same numbers
         for layer, block in enumerate(self.blocks):
-            pairs = cache.self_pairs[layer, :slots]
-            hidden = hidden + self._attend_to_caption(hidden, block, step, pairs)
+            residual.add_(self._attend_to_caption(hidden, block, step, cache.self_pairs[layer, :slots]))
             keys, values = cache.cross_keys[layer, :slots], cache.cross_values[layer, :slots]
-            hidden = hidden + self._attend_to_image(hidden, block, keys, values)
-            hidden = hidden + block.narrow(functional.gelu(block.widen(block.feedforward_norm(hidden))))
-        return self.output(self.norm(hidden))
+            residual.add_(self._attend_to_image(hidden, block, keys, values))
+            widened = torch.ops.aten.gelu_(block.widen(block.feedforward_norm(hidden)))
+            residual.add_(block.narrow(side_by_side(widened)))
+        return side_by_side(self.output(self.norm(hidden)))
 
     def _attend_to_caption(self, hidden: Tensor, block: PackedBlock, step: Step, pairs: Tensor) -> Tensor:
-        """Self-attention, with keys and values in ``pairs`` [slots, heads, 2, columns, head]."""
+        """Self-attention, with keys and values in ``pairs`` [slots, heads, 2, columns, head]; returns panels."""
         slots, heads, _, _, head = pairs.shape
         beams, length = step.mask.shape[2:]
-        new = block.query_key_value(block.self_norm(hidden)).view(slots, beams, 3, heads, head).transpose(2, 3)
+        new = block.query_key_value(block.self_norm(hidden)).view(3, slots, beams, heads, head)
         if self.position_embedding is None:
-            turned = rotate(new[..., :2, :].flatten(2, 3).transpose(1, 2), step.positions)
-            turned = turned.transpose(1, 2).unflatten(2, (heads, 2))
-            new = torch.cat([turned, new[..., 2:, :]], dim=3)
-        pairs[step.slots, :, :, step.columns] = new[..., 1:, :]
-        query = new[..., 0, :].transpose(1, 2).reshape(slots * heads, beams, head)
-        keys, values = pairs.flatten(0, 1)[:, :, :length].unbind(1)  # each [slots x heads, columns, head]
-        scores = torch.bmm(query, keys.transpose(1, 2)).view(slots, heads, beams, length).add_(step.mask)
-        return block.self_output(_attend(scores.view(-1, beams, length), values, hidden.shape, slots))
+            turned = rotate(new[:2].permute(1, 0, 3, 2, 4).flatten(1, 2), step.positions)
+            new = torch.cat([turned.unflatten(1, (2, heads)).permute(1, 0, 3, 2, 4), new[2:]])
+        step.put(new[1:], pairs)
+        keys, values = pairs[:, :, :, :length].unbind(2)
+        attended = functional.scaled_dot_product_attention(new[0].transpose(1, 2), keys, values, attn_mask=step.mask)
+        return block.self_output(attended.transpose(1, 2).reshape(hidden.shape))
 
     def _attend_to_image(self, hidden: Tensor, block: PackedBlock, keys: Tensor, values: Tensor) -> Tensor:
-        """Cross-attention to ``keys`` [slots, heads, head, patches] and ``values`` [slots, heads, patches, head]."""
-        slots, heads, head, _ = keys.shape
-        query = block.cross_query(block.cross_norm(hidden)).view(slots, -1, heads, head)
-        query = query.transpose(1, 2).reshape(slots * heads, -1, head)
-        scores = torch.bmm(query, keys.flatten(0, 1))  # [slots x heads, beams, patches]
-        return block.cross_output(_attend(scores, values.flatten(0, 1), hidden.shape, slots))
-
-
-def _attend(scores: Tensor, values: Tensor, shape: torch.Size, slots: int) -> Tensor:
-    """Read ``values`` by scores [slots x heads, beams, places], and put the heads together [slots x beams, width]."""
-    attended = torch.bmm(scores.softmax(dim=-1), values)
-    return attended.view(slots, -1, *attended.shape[1:]).transpose(1, 2).reshape(shape)
+        """Cross-attention to ``keys`` and ``values`` [slots, heads, patches, head]; returns panels."""
+        slots, heads, _, head = keys.shape
+        query = block.cross_query(block.cross_norm(hidden)).view(slots, -1, heads, head).transpose(1, 2)
+        attended = functional.scaled_dot_product_attention(query, keys, values)
+        return block.cross_output(attended.transpose(1, 2).reshape(hidden.shape))

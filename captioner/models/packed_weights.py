@@ -1,17 +1,20 @@
 """Linear layers with their weights laid out for generation: few rows at a time, the same weights at every step.
 
 ``torch.nn.Linear`` holds its matrix as [outputs, inputs], which the matrix library turns round at every product. With a
-handful of rows that costs as much as the product itself, so here the matrix is stored as [inputs, outputs] once.
+handful of rows that costs as much as the product itself. Here the matrix is cut once into panels of some outputs each,
+[panels, inputs, panel]: a panel is read from end to end, where the rows of a wide matrix lie far apart in memory.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 Affine = Callable[[Tensor], Tensor]
-"""Rows [rows, inputs] to rows [rows, outputs]."""
+"""Rows [rows, inputs] to panels of outputs [panels, rows, panel]."""
+
+PANEL = 256
+"""Outputs of a panel, if the layer's number is a multiple."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
 """Name of a precision -> type of the states between the products."""
@@ -22,13 +25,13 @@ SMALLEST = 1e-30
 class PackedLinear:
     """A linear layer in fp32 or bf16."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, panel: int) -> None:
         """Pack ``weight`` [outputs, inputs] and ``bias`` [outputs]."""
-        self.weight = weight.to(dtype).t().contiguous()
-        self.bias = bias.to(dtype, copy=True)
+        self.weight = weight.to(dtype).unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
+        self.bias = bias.to(dtype, copy=True).view(-1, 1, panel)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return torch.addmm(self.bias, rows, self.weight)
+        return torch.baddbmm(self.bias, rows.expand(len(self.weight), -1, -1), self.weight)
 
 
 class Int8Linear:
@@ -39,8 +42,9 @@ class Int8Linear:
     change nothing.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, panel: int) -> None:
         """Pack ``weight`` [outputs, inputs] and ``bias`` [outputs]; rows come and go as ``dtype``."""
+        self.panel = panel
         weight = weight.float()
         largest = weight.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST)
         self.weight = (weight * (127 / largest)).round().to(torch.int8).t()
@@ -51,7 +55,8 @@ class Int8Linear:
         largest = rows.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST)
         rounded = (rows * (127 / largest)).round_().to(torch.int8)
         products = torch._int_mm(rounded, self.weight)  # [rows, outputs], exact in 32 bits
-        return torch.addcmul(self.bias, products * (largest / 127), self.scale)
+        outputs = torch.addcmul(self.bias, products * (largest / 127), self.scale)
+        return outputs.unflatten(1, (-1, self.panel)).transpose(0, 1)
 
 
 class PackedNorm:
@@ -63,15 +68,16 @@ class PackedNorm:
         self.weight, self.bias = (tensor.detach().to(dtype, copy=True) for tensor in (norm.weight, norm.bias))
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return functional.layer_norm(rows, self.shape, self.weight, self.bias, self.eps)
+        return torch.layer_norm(rows, self.shape, self.weight, self.bias, self.eps)
 
 
-def pack(layer: nn.Linear, precision: str, *, scale: Tensor | None = None, pad: int = 0) -> Affine:
+def pack(layer: nn.Linear, precision: str, *, panel: int = PANEL, scale: Tensor | None = None, pad: int = 0) -> Affine:
     """Pack a linear layer.
 
     Args:
         layer: the layer; its weights are copied.
         precision: fp32, bf16 or int8.
+        panel: outputs of a panel; one panel of all of them if their number is no multiple.
         scale: factors of its outputs [outputs].
         pad: outputs to add that are minus infinity.
     """
@@ -83,7 +89,21 @@ def pack(layer: nn.Linear, precision: str, *, scale: Tensor | None = None, pad: 
         weight = torch.cat([weight, weight.new_zeros(pad, weight.shape[1])])
         bias = torch.cat([bias, bias.new_full((pad,), -torch.inf)])
     kind = Int8Linear if precision == "int8" else PackedLinear
-    return kind(weight, bias, PRECISIONS[precision])
+    return kind(weight, bias, PRECISIONS[precision], _panel(len(weight), panel))
+
+
+def _panel(outputs: int, wanted: int = PANEL) -> int:
+    return outputs if outputs % wanted else wanted
+
+
+def as_panels(rows: Tensor) -> Tensor:
+    """The panels [panels, rows, panel] of rows [rows, outputs], in the same memory."""
+    return rows.unflatten(1, (-1, _panel(rows.shape[1]))).transpose(0, 1)
+
+
+def side_by_side(panels: Tensor) -> Tensor:
+    """Rows [rows, outputs] of panels [panels, rows, panel]."""
+    return panels.transpose(0, 1).flatten(1)
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -118,7 +118,8 @@ class CaptioningTask:
             states = model.decoder.states(batch.tokens, memory, positions=batch.positions, segments=batch.segments)
             total += float(caption_cross_entropy(states, model.decoder.output.weight, batch.targets)) * count
             tokens += count
-            hypotheses = generate(decoder, memory, self._decoding, self._special)
+            with torch.autocast(self._device.type, enabled=False):  # decoding has a precision of its own
+                hypotheses = generate(decoder, memory, self._decoding, self._special)
             found += [
                 (row, self._tokenizer.decode(best[0].tokens)) for row, best in zip(batch.rows, hypotheses, strict=True)
             ]

@@ -47,7 +47,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         sibling.mkdir()
         fill(sibling)
         for path in [*sorted(sibling.rglob("*")), sibling]:
-            _flush(path)
+            flush(path)
         if folder.exists():
             folder.rename(retired)
         sibling.rename(folder)
@@ -56,7 +56,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             retired.rename(folder)
         shutil.rmtree(sibling, ignore_errors=True)
         raise
-    _flush(folder.parent)
+    flush(folder.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
 
@@ -65,8 +65,9 @@ def write_text(path: Path, text: str) -> None:
     sibling = path.with_name(f".{path.name}.writing")
     try:
         sibling.write_text(text, encoding="utf-8")
-        _flush(sibling)
+        flush(sibling)
         sibling.replace(path)
+        flush(path.parent)
     except OSError as error:  # a failed write does not say which file it was for
         sibling.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -107,7 +108,8 @@ def clear_leftovers(run: Path) -> None:
             unfinished.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of files, is on the disk: a power cut does not take it back."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

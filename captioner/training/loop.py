@@ -19,7 +19,7 @@ from captioner.training import checkpoint, states
 from captioner.training.averaging import WeightAverage
 from captioner.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from captioner.training.processes import Processes
-from captioner.training.progress import TrainingProgress
+from captioner.training.progress import TrainingProgress, count_steps
 from captioner.training.signals import InterruptedTrainingError, caught_signals
 from captioner.training.timings import CHECKPOINT, EXPORT, VALIDATION, WAITING, Stopwatch
 from captioner.training.tracking import Trackers
@@ -99,8 +99,7 @@ class _Fit:
         self.saved: Path | None = None  # the checkpoint of the state as it is
         self.stopwatch = Stopwatch()
         self.accumulation = self.settings.trainer.gradient_accumulation
-        epochs_steps = self.settings.trainer.epochs * math.ceil(self.task.batches_per_epoch() / self.accumulation)
-        self.total = min(self.settings.trainer.max_steps or epochs_steps, epochs_steps)
+        self.total = count_steps(self.task.batches_per_epoch(), self.settings.trainer)
 
     def run(self, resume: tuple[Path, dict[str, Any]] | None) -> RunState:
         prepared, self.optimizer = self.accelerator.prepare(self.bare_module, self.optimizer)
@@ -280,6 +279,7 @@ class _Fit:
         saved = self.saved
         if self.processes.is_main:
             with checkpoint.warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
+                self.trackers.flush()
                 saved = checkpoint.save_checkpoint(
                     self.folder,
                     step=self.state.step,

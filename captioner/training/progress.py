@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections import deque
@@ -10,10 +11,38 @@ from collections.abc import Mapping
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from captioner.settings import TrainerSettings
+
 SECONDS_BETWEEN_LINES = 10.0
 RECENT_STEPS = 100
 """Speed and time left are those of the last so many steps, without the validations between them."""
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+
+
+def count_steps(batches: int, trainer: TrainerSettings) -> int:
+    """Optimizer steps of a whole run, as far as patience lets it go, with so many batches an epoch."""
+    of_epochs = trainer.epochs * math.ceil(batches / trainer.gradient_accumulation)
+    return min(trainer.max_steps or of_epochs, of_epochs)
+
+
+def describe_steps(batches: int, trainer: TrainerSettings, *, begun: int) -> str:
+    """How long a run goes on, in words, as in ``12 steps, which are 1.5 epochs of 8 batches``.
+
+    Args:
+        batches: of an epoch.
+        trainer: epochs, steps and patience.
+        begun: steps that were done before.
+    """
+    steps = count_steps(batches, trainer)
+    epochs = steps / math.ceil(batches / trainer.gradient_accumulation)
+    words = f"{round(epochs, 2):g} epochs of {batches} batches"
+    if trainer.gradient_accumulation > 1:
+        words += f", {trainer.gradient_accumulation} a step"
+    if epochs < trainer.epochs:
+        words = f"{steps} steps, which are {words}"
+    if begun:
+        words += f", {begun} steps are done"
+    return f"at most {words}" if trainer.patience else words
 
 
 class TrainingProgress:

@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from captioner.errors import ConfigError
 from captioner.settings import TrackingSettings
-from captioner.training.checkpoint import write_text
+from captioner.training.checkpoint import flush, write_text
 from captioner.training.tensorboard_tracker import TensorBoardTracker
 from captioner.training.wandb_tracker import WandbTracker
 
@@ -56,8 +56,12 @@ class JsonLinesTracker:
             self._torn = True
             logger.warning("metrics of step %d are lost: cannot write %s (%s)", step, self._path, error.strerror)
 
+    def flush(self) -> None:
+        """Wait until every line is on the disk; raises OSError."""
+        flush(self._path)
+
     def close(self) -> None:
-        """Every line is on the disk already."""
+        """Every line is in the file already."""
 
 
 def _name_line(line: dict[str, Any]) -> tuple[int, frozenset[str]]:
@@ -97,6 +101,12 @@ class Trackers:
                     raise
                 logger.warning("tracking with %s stopped: %s", type(tracker).__name__, error)
                 self._trackers.remove(tracker)
+
+    def flush(self) -> None:
+        """Wait until metrics.jsonl is on the disk, before a checkpoint that counts on its lines; raises OSError."""
+        for tracker in self._trackers:
+            if isinstance(tracker, JsonLinesTracker):
+                tracker.flush()
 
     def close(self) -> None:
         """Write out what is pending everywhere."""

@@ -1,32 +1,38 @@
 import json
 
 import pytest
+from tiny_meteor import write_meteor
 
 from benchmarks import scoring
 
 
 @pytest.fixture
-def no_java(monkeypatch):
+def no_java(monkeypatch, tmp_path):
     """pycocoevalcap's place is taken by this project, so that the measurement runs anywhere."""
     monkeypatch.setattr(scoring.shutil, "which", lambda name: "/usr/bin/java")
     monkeypatch.setattr(scoring, "tokenize_with_java", lambda captions: scoring.tokenize(captions))
     monkeypatch.setattr(scoring, "score_theirs", lambda cases: {"BLEU-1": 2.0})
+    monkeypatch.setattr(scoring, "meteor_with_java", lambda cases: scoring.score_meteor(cases))
+    folder = write_meteor(tmp_path / "package")
+    monkeypatch.setattr(scoring.meteor, "find_bundled_file", lambda name, metric: folder / name)
 
 
 def test_the_table_says_what_was_measured(no_java, capsys, tmp_path):
     captions = tmp_path / "captions.txt"
     captions.write_text("1.jpg#0\tA dog runs .\nA cat, asleep\n\n")
     output = tmp_path / "scoring.json"
-    arguments = ["--captions", str(captions), "--tokenize", "5", "--score", "4", "--repeats", "2"]
+    arguments = ["--captions", str(captions), "--tokenize", "5", "--score", "4", "--meteor", "3", "--repeats", "2"]
     assert scoring.main([*arguments, "--output", str(output)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("tokenize        5 captions: ")
     assert lines[0].endswith("same results")
     assert lines[1].endswith("DIFFERENT results")
+    assert lines[2].startswith("meteor          3 images with 5 references: ")
     rows = json.loads(output.read_text())["rows"]
     assert [(row["work"], row["count"], row["same"], len(row["runs"])) for row in rows] == [
         ("tokenize", 5, True, 2),
         ("score", 4, False, 2),
+        ("meteor", 3, True, 2),
     ]
 
 

@@ -13,12 +13,14 @@ from captioner.models.captioner import build_model
 def test_every_system_trains_by_turns_and_is_reported(tmp_path, capsys):
     output = tmp_path / "figures.json"
     words = ["--tiny", "--images", "4", "--batch-images", "2", "--rounds", "1", "--seconds", "0", "--systems"]
-    assert main([*words, *SYSTEMS, "--output", str(output)]) == 0
+    systems = [name for name in SYSTEMS if name != "compiled"]  # half a minute, and tested with the loop
+    assert main([*words, *systems, "--output", str(output)]) == 0
     content = json.loads(output.read_text())
     rows = {row["system"]: row for row in content["rows"]}
-    assert list(rows) == list(SYSTEMS)
+    assert list(rows) == systems
     for name, row in rows.items():
         assert row["steps"] == 1
+        assert row["first_step_seconds"] > 0
         assert row["pairs"] == 10, name
         assert 10 * 5 < row["tokens"] < 10 * 64
         assert row["flickr30k_epoch_seconds"] == pytest.approx(145_000 / row["pairs_per_second"])

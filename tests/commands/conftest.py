@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from tiny_workshop import Workshop, without_java, write_photos
+from tiny_workshop import Workshop, without_meteor, write_photos
 
 from captioner.commands import prepare
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _without_java():
-    with without_java():
+def _without_meteor():
+    with without_meteor():
         yield
 
 

@@ -53,7 +53,7 @@ def test_captions_with_a_trailing_comma(photos, told):
     assert prepare_photos(photos) == 2
     line = told()
     assert line.startswith("error: captions.jsonl: is not JSON (line 1, column ")
-    assert "a comma before the closing bracket" in line
+    assert "a comma before the closing bracket); correct it there" in line
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,29 @@ def test_captions_of_any_system_are_scored_without_a_model(references, predictio
     assert [image["image_id"] for image in content["per_image"]] == list(CAPTIONS)
 
 
+def test_captions_of_the_training_split_are_not_new(references, predictions, tmp_path, capsys):
+    novel = {**CAPTIONS, "9.png": "a red square on a wall"}
+    output = str(tmp_path / "result.json")
+    words = ["--predictions", predictions(novel), "--metrics", "diversity", "--output", output]
+    assert evaluate.main([*words, "--references", references]) == 0
+    shown = capsys.readouterr().out
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert 0 < content["metrics"]["novel_captions"] < 1
+    vocabulary = content["metrics"]["vocabulary"]
+    assert isinstance(vocabulary, int)
+    assert f"  vocabulary      {vocabulary}\n" in shown
+    images = [{"image_id": name, "caption": text} for name, text in CAPTIONS.items()]
+    (tmp_path / "coco.json").write_text(json.dumps({"annotations": images}))
+    assert evaluate.main([*words, "--references", str(tmp_path / "coco.json")]) == 0
+    assert "  novel_captions  unavailable: no training captions to compare with" in capsys.readouterr().out
+
+
+def test_empty_captions_are_counted(references, predictions, capsys):
+    words = ["--predictions", predictions({**CAPTIONS, "9.png": " "}), "--references", references, *QUICK]
+    assert evaluate.main(words) == 0
+    assert capsys.readouterr().err == "1 of the 3 captions are empty; they score 0\n"
+
+
 def test_a_part_is_scored_only_when_asked_for(references, predictions, capsys, told):
     path = predictions({name: CAPTIONS[name] for name in ("8.png", "10.png")})
     words = ["--predictions", path, "--references", references, *QUICK]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hub_stand_in import LOOPBACK
 from PIL import Image
+from tiny_workshop import write_photos
 
 from captioner import Captioner, uploads
 from captioner.commands import evaluate, prepare, push
@@ -90,7 +91,7 @@ def lose_machine(workshop, hub, *words: str, checkpoints: int) -> None:
         patch.setattr(loop._Fit, "_save", save_and_die)
         with pytest.raises(SystemError):
             workshop.train(*TO_HUB, *words)
-    shutil.rmtree(workshop.checkpoints / "lost")
+    shutil.rmtree(workshop.checkpoints / "lost", ignore_errors=True)  # the upload may be removing its copy itself
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,20 @@ def test_an_exact_resume_with_another_dataset_is_refused(shared, resume, capsys)
     assert not run.parent.exists()
 
 
+def test_other_data_under_the_same_name_are_refused(workshop, shared, resume, tmp_path, capsys):
+    write_photos(tmp_path / "photos")
+    captions = tmp_path / "photos" / "captions.jsonl"
+    captions.write_text(captions.read_text().replace("wall", "hill"))
+    assert prepare.main(["folder", "--root", str(tmp_path / "photos"), "--data-folder", str(tmp_path / "data")]) == 0
+    capsys.readouterr()
+    status, run = resume("me/captioner", "--data.folder", str(tmp_path / "data"))
+    assert status == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: checkpoints/captioner cannot go on with this dataset: it is another one")
+    status, _ = resume(str(run))  # with the data it was trained on
+    assert status == 0
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_refused(shared, resume, name, capsys):
     path = f"training/step-00000002/{name}"
@@ -178,7 +193,8 @@ def test_a_damaged_checkpoint_is_refused(shared, resume, name, capsys):
     status, run = resume("me/captioner")
     assert status == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: me/captioner holds no whole checkpoint to go on from")
+    assert line.startswith("error: me/captioner has no checkpoint to go on from (")
+    assert line.endswith("; upload one with `captioner push RUN me/captioner --checkpoint`")
     assert not run.parent.exists()
 
 

@@ -91,6 +91,7 @@ def test_hyphens_and_underscores_are_the_same():
         (["--decoder.width", "64", "flickr8k"], "flickr8k: put the preset before the flags"),
         (["scenes", "64"], "64: belongs to no flag; settings are given as --group.setting VALUE"),
         (["--optim.lr", "-1"], "optim.lr=-1.0 is not above 0; the default is 0.0003"),
+        (["flickr8k", "--optim.lr", "-1"], "optim.lr=-1.0 is not above 0; the default is 0.0008"),
     ],
 )
 def test_mistake_is_told_in_one_line_with_flag_value_and_remedy(argv, problem, capfd):

@@ -35,7 +35,7 @@ def test_a_streamed_run_goes_on_as_if_it_had_never_stopped(workshop, settings, t
     assert train.main(["tiny", "--trainer.run", "whole"], presets=presets) == 0
     told = capsys.readouterr().err
     assert f"Training {tmp_path / 'whole'} on 11 images in 2 " in told
-    assert "9 epochs of 4 batches (padding " in told
+    assert "8 steps, which are 2 epochs of 4 batches (padding " in told
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert sum(line["train/pairs"] for line in lines if "train/pairs" in line and line["step"] <= 4) == 22
     assert len([line for line in lines if "validation/CIDEr-D" in line]) == 2

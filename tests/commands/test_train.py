@@ -68,6 +68,7 @@ def test_a_run_tells_what_it_did_and_what_is_next(workshop, capsys):
     assert f"  captioner evaluate {run / 'best'} --split test" in captured.out
     assert (run / "8.png").exists()
     assert f"Training {run} on 6 images with 12 captions" in captured.err
+    assert "2 steps, which are 0.67 epochs of 3 batches (padding " in captured.err
 
 
 def test_a_run_is_not_written_over(workshop, trained, told):

@@ -14,7 +14,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from captioner.errors import ConfigError, DataError
-from captioner.evaluation import caption_metrics
+from captioner.evaluation import caption_metrics, diversity
 
 WORDS = ["a", "the", "dog", "cat", "man", "red", "runs", "sits", "on", "in", "grass", "snow", "ball", "with", "two"]
 JAVA_FREE = ("BLEU", "ROUGE-L", "CIDEr-D", "CIDEr")
@@ -125,14 +125,22 @@ def test_diversity_and_length_by_hand():
         {
             "distinct-1": 4 / 10,
             "distinct-2": 4 / 7,
-            "vocabulary": 4.0,
+            "vocabulary": 4,
             "unique_captions": 3 / 4,
             "novel_captions": 2 / 4,
             "length": 10 / 4,
         }
     )
     assert scores.images == {"length": [3.0, 3.0, 4.0, 0.0]}
+    assert isinstance(scores.corpus["vocabulary"], int)
     assert "novel_captions" not in caption_metrics.score_captions(["a"], [["a"]], metrics=["diversity"]).corpus
+
+
+def test_training_captions_are_read_some_at_a_time(monkeypatch):
+    monkeypatch.setattr(diversity, "CAPTIONS_A_BLOCK", 2)
+    tokenized = ["a dog", "a cat", "two cows", "a red hat"]
+    training = ["A dog.", "Three cows.", "No cat", "A red hat!", "A cat"]
+    assert diversity.score(tokenized, training=iter(training))["novel_captions"] == 1 / 4
 
 
 def test_perfect_match_and_no_match():

@@ -5,7 +5,7 @@ from caption_files import CAPTIONS, PHOTOS, file_name, write_coco, write_karpath
 
 from captioner.errors import DataError
 from captioner.evaluation.predictions import align_predictions, read_predictions
-from captioner.evaluation.references import read_references
+from captioner.evaluation.references import ReferenceSet, read_references
 
 PREDICTIONS = [(str(number), caption) for number, caption in CAPTIONS.items()]
 
@@ -36,17 +36,33 @@ def test_csv(tmp_path):
     assert read_predictions(tmp_path / "p.csv") == [("a.jpg", "a dog, and\na cat"), ("7", "one")]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_of_a_spreadsheet(tmp_path, separator):
+    (tmp_path / "p.csv").write_text(f"image_id{separator}caption\na.jpg{separator}a dog, and a cat\n")
+    assert read_predictions(tmp_path / "p.csv") == [("a.jpg", "a dog, and a cat")]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("p.json", "{}", r"is not a list like \["),
         ("p.json", "[{]", "is not JSON"),
         ("p.json", "[]", "has no predictions"),
-        ("p.json", '[{"image_id": 1}]', r'entry 1: has no "image_id" and "caption" \(a text\)'),
-        ("p.json", '[{"image_id": 1, "caption": "x"}, {"image_id": [1], "caption": "x"}]', "entry 2: has no"),
+        ("p.json", '[{"image_id": 1}]', r'entry 1: has no "caption"; give one text'),
+        ("p.json", '[{"image_id": 1, "caption": ["x"]}]', 'entry 1: has another "caption"; give one text'),
+        ("p.json", '[{"caption": "x"}]', 'entry 1: has no "image_id"; give the image\'s number or file name'),
+        ("p.json", '[{"image_id": 1.5, "caption": "x"}]', 'entry 1: has an "image_id" that is neither a text nor a'),
+        ("p.json", '[{"image_id": 1, "caption": "x"},]', r"a comma before the closing bracket\); correct it there"),
+        ("p.json", '[{"image_id": 1, "caption": "x', "it breaks off here"),
+        ("p.json", '[{"image_id": 1, "capt', "it breaks off here"),
+        ("p.json", "[" * 100_000, "has too long a number, or too many brackets; correct it there"),
+        ("p.json", '[{"image_id": ' + "9" * 5000, "has too long a number, or too many brackets; correct it there"),
+        ("p.json", " ", "is empty; write it again"),
+        ("p.jsonl", '{"image_id": 1, "caption": "x"},\n', "line 1, column 32: a comma behind the closing bracket"),
+        ("p.json", '[{"image_id": 1, "caption": "x"}, {"image_id": [1], "caption": "x"}]', "entry 2: has an"),
         ("p.jsonl", '{"image_id": 1, "caption": "x"}\n{', r"is not JSON \(line 2, column "),
-        ("p.jsonl", "[1]", "line 1: has no"),
-        ("p.csv", "image,text\na.jpg,x\n", "line 2: has no"),
+        ("p.jsonl", "[1]", "line 1: is not an object like"),
+        ("p.csv", "image,text\na.jpg,x\n", "line 1: has columns image, text; use image_id and caption"),
         ("p.csv", "image_id,caption\na.jpg,x,y\n", "line 2: has more fields than the header; quote its caption"),
         ("p.csv", "image_id,caption\na.jpg\n", "line 2: has no"),
         ("p.txt", "x", "predictions are read from .json, .jsonl or .csv"),
@@ -60,7 +76,18 @@ def test_wrong_predictions_are_refused_in_one_line(tmp_path, name, text, message
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [str, file_name, lambda number: file_name(number).removesuffix(".jpg")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        str,
+        file_name,
+        lambda number: file_name(number).removesuffix(".jpg"),
+        lambda number: f"val2014/{file_name(number)}",
+        lambda number: f"C:\\coco\\{file_name(number)}",
+        lambda number: f"{number:012}.jpg",  # COCO's name of 2017
+        lambda number: f"{number:012}",
+    ],
+)
 def test_captions_come_in_the_order_of_the_references(references, name):
     shuffled = [(name(number), CAPTIONS[number]) for number in reversed(CAPTIONS)]
     captions, same = align_predictions(shuffled, references)
@@ -75,9 +102,25 @@ def test_numbers_of_a_karpathy_json(tmp_path):
     assert align_predictions(by_position, references)[0] == list(CAPTIONS.values())
 
 
-def test_file_names_of_images_in_folders():
-    from captioner.evaluation.references import ReferenceSet
+def test_photos_under_another_datasets_name():
+    references = ReferenceSet(
+        "mine", "test", ["1000268201_693b08cb0e.jpg", "1001773457_577c3a7d70.jpg"], [["a"], ["b"]]
+    )
+    predictions = [("1001773457.jpg", "b"), ("1000268201.jpg", "a")]
+    assert align_predictions(predictions, references)[0] == ["a", "b"]
+    assert align_predictions([("1001773457", "b"), ("1000268201", "a")], references)[0] == ["a", "b"]
 
+
+def test_predictions_that_are_all_of_other_images(references):
+    with pytest.raises(DataError) as caught:
+        align_predictions([("1.jpg", "x"), ("2.jpg", "y")], references)
+    assert str(caught.value) == (
+        f"predictions are of other images (1.jpg, 2.jpg) than the references ({', '.join(references.image_ids)}); "
+        "give image ids as the references have them, and the right --split"
+    )
+
+
+def test_file_names_of_images_in_folders():
     references = ReferenceSet("mine", "test", ["party/cake.jpg", "beach.jpg"], [["a cake"], ["a beach"]])
     assert align_predictions([("beach.jpg", "b"), ("cake.jpg", "c")], references)[0] == ["c", "b"]
     twins = ReferenceSet("mine", "test", ["party/1.jpg", "beach/1.jpg"], [["a cake"], ["a beach"]])

@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from captioner.data.records import FLICKR30K_IMAGES
+from captioner.data.records import COCO_IMAGES, FLICKR30K_IMAGES
 from captioner.errors import DataError
 from captioner.evaluation import protocol
 from captioner.evaluation.protocol import describe_set, fingerprint_ids, fingerprint_references, refuse_different_set
@@ -12,15 +14,29 @@ def make_references(count, *, dataset="photos", split="test", start=10**9, **det
     return ReferenceSet(dataset, split, names, [["a dog"]] * count, **details)
 
 
+@pytest.fixture
+def knowing(monkeypatch):
+    """Take the images of these references for those of the published split."""
+
+    def know(references):
+        protocols = [
+            replace(one, fingerprints={**one.fingerprints, references.split: fingerprint_ids(references.image_ids)})
+            if one.dataset == "flickr30k"
+            else one
+            for one in protocol.PROTOCOLS
+        ]
+        monkeypatch.setattr(protocol, "PROTOCOLS", protocols)
+        return references
+
+    return know
+
+
 @pytest.mark.parametrize(
     ("references", "label"),
     [
-        (make_references(1000, dataset="flickr30k"), "1,000 images, Karpathy test"),
-        (make_references(1000, source="flickr30k-parquet"), "1,000 images, Karpathy test"),
-        (make_references(1014, dataset="Flickr30k", split="validation"), "1,014 images, Karpathy validation"),
-        (make_references(1000, source="karpathy", counts=FLICKR30K_IMAGES), "1,000 images, Karpathy test"),
+        (make_references(29000, dataset="flickr30k", split="train"), "29,000 images, Karpathy train"),
         (make_references(5000, dataset="coco", source="karpathy"), "5,000 images, Karpathy test"),
-        (make_references(1000, dataset="flickr8k", source="karpathy"), "1,000 images, published test"),
+        (make_references(5000, source="karpathy", counts=COCO_IMAGES), "5,000 images, Karpathy test"),
         (make_references(1000), "1,000 images, photos test"),
         (make_references(1, split=""), "1 image, photos"),
         (make_references(7, dataset="flickr30k", split="test_unseen"), "7 images, flickr30k test_unseen"),
@@ -53,7 +69,17 @@ def test_a_split_is_named_and_counted(references, label):
         (
             make_references(1000, dataset="flickr8k", source="flickr8k"),
             "1,000 images, flickr8k test, not the published split",
-            "split test of flickr8k has 1,000 images as the published test has, but others",
+            "split test of flickr8k has 1,000 images as the published test of flickr8k has, but others",
+        ),
+        (
+            make_references(1000, dataset="Flickr30k", source="karpathy"),
+            "1,000 images, Flickr30k test, not the Karpathy split",
+            "split test of Flickr30k has 1,000 images as the Karpathy test of flickr30k has, but others",
+        ),
+        (
+            make_references(1014, source="flickr30k-parquet", split="validation"),
+            "1,014 images, photos validation, not the Karpathy split",
+            "split validation of photos has 1,014 images as the Karpathy validation of flickr30k has, but others",
         ),
     ],
 )
@@ -66,18 +92,31 @@ def test_a_silently_different_set_is_refused(references, label, problem):
     assert "--allow-different-set" in str(caught.value)
 
 
-def test_known_images_are_recognised_by_their_names(monkeypatch):
-    references = make_references(1000, dataset="flickr8k", source="flickr8k")
-    flickr8k, *others = protocol.PROTOCOLS
-    known = {"test": fingerprint_ids(references.image_ids)}
-    changed = protocol.Protocol(flickr8k.dataset, flickr8k.sources, flickr8k.images, flickr8k.author, known)
-    monkeypatch.setattr(protocol, "PROTOCOLS", (changed, *others))
-    assert describe_set(references).label == "1,000 images, published test"
+@pytest.mark.parametrize("details", [{"dataset": "flickr30k"}, {"source": "karpathy", "counts": FLICKR30K_IMAGES}])
+def test_known_images_are_those_of_the_split_by_its_name(knowing, details):
+    references = knowing(make_references(1000, **details))
+    assert describe_set(references).label == "1,000 images, Karpathy test"
+    one_other = replace(references, image_ids=[*references.image_ids[1:], "1234567890.jpg"])
+    assert describe_set(one_other).problem.endswith("but others")
 
 
-def test_a_part_is_called_one():
-    part = make_references(100, dataset="flickr30k")
-    assert describe_set(part, of=1000).label == "100 of the 1,000 images, Karpathy test"
+@pytest.mark.parametrize("name", ["{}.jpg", "images/{}.jpg", "{}_693b08cb0e.jpg", "{}"])
+def test_known_images_are_recognised_in_a_file_of_any_name(knowing, name):
+    references = knowing(make_references(1000, dataset="flickr30k"))
+    numbers = [image.removesuffix(".jpg") for image in references.image_ids]
+    others = ReferenceSet("captions", "", [name.format(number) for number in numbers], references.captions)
+    assert describe_set(others).label == "1,000 images, Karpathy test"
+
+
+def test_a_part_is_called_one(knowing):
+    whole = knowing(make_references(1000, dataset="flickr30k"))
+    part = whole.select(range(100))
+    assert describe_set(part, of=whole).label == "100 of the 1,000 images, Karpathy test"
+    other = make_references(1000, dataset="flickr30k", start=2 * 10**9)
+    found = describe_set(other.select(range(100)), of=other)
+    assert found.label == "100 of the 1,000 images, flickr30k test, not the Karpathy split"
+    assert found.problem
+    assert found.fingerprint != describe_set(part, of=whole).fingerprint
 
 
 def test_images_have_one_fingerprint_in_any_order_and_under_either_name():

@@ -85,6 +85,8 @@ CASES = [
     ("No. ３ ３/４ ٣:٣ .３ m²² H₂O", "no. ３\xa0３/４ ٣:٣ .３ m ²² h ₂ o"),
     ("Http://foo.com a\u2003foo.com me@foo.com\u2003x", "http://foo.com a\u2003foo.com me@foo.com\u2003x"),
     ("can't\xadbe B's\xadx 2x4\xadx dog\xad.\xad file.txt #a\xadb", "ca n't be b 's x 2x4 x dog. file.txt #a\xadb"),
+    ('<img alt="(a dog)"> (---) (^-^) (-_-)', '<img\xa0alt="(a\xa0dog)"> -lrb- -rrb- -lrb-^-^-rrb- -lrb--_--rrb-'),
+    ("Cap'n Crunch, CAP’N recap'n", "cap'n crunch cap’n recap 'n"),
     ("A&M., R&B.; rock'n\u2003roll &eacute;y'all", "a&m. r&b. rock n roll &eacute;y all"),
     ("1\x851/2 a\x1cb I.\u202fThe dog", "1 1/2 a b i. the dog"),
 ]
@@ -95,7 +97,7 @@ o'clock y'all O'Neil t-shirt 5-year-old A&M 1/2 1 2 10 1,000 3.5 .5 1990s '80s 1
 #hashtag @user joe@foo.com www.foo.com http://foo.com/x?y=1 red/white w/ 12/25/2014 (red) [sic] {x} <b> & + = * _ ~ ^ %
 / | " ' `` '' ` ’ ‘ “ ” — – - -- --- ----- ... .. . , ; : ! ? !! … :) :-( <3 ^_^ é café naïve 😀 ° ™ × ½ • 6' 5'10" MP3
 C++ s'mores 'til 'tis d'oeuvres l'eau D'Angelo 2-3 555-1234 (555) 5° -lrb- &amp; &quot; &apos; &lt; &#39; a.py 1.5-liter
-U.S.-based isn’t it’s o’clock fig. ill. Ill. Miss. St.John's
+U.S.-based Cap'n isn’t it’s o’clock fig. ill. Ill. Miss. St.John's
 """
 PIECES = HARD.split()
 

@@ -28,6 +28,8 @@ def test_a_karpathy_json_is_read_by_split(tmp_path):
     assert found.counts == {"test": 3, "train": 2, "validation": 1}
     assert read_references(path, "val").image_ids == ["c.jpg"]
     assert read_references(path, "train").image_ids == ["a.jpg", "b.jpg"]
+    assert list(found.training) == ["a dog", "a dog"]
+    assert read_references(write_karpathy(tmp_path / "alone.json")).training is None
 
 
 def test_a_selection_keeps_the_names_together(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from caption_files import CAPTIONS, PHOTOS, file_name, write_json
@@ -56,6 +57,16 @@ def test_the_summary_says_what_is_needed_to_repeat_it():
     assert summary["metric_versions"].keys() == summary["metrics"].keys() == summary["confidence_intervals"].keys()
     for name, (low, high) in summary["confidence_intervals"].items():
         assert low <= summary["metrics"][name] <= high
+
+
+def test_novel_captions_need_captions_to_compare_with():
+    known = replace(REFERENCES, training=iter(["A woman eats a cake!", "a man"]))
+    found = evaluate(references=known, metrics=["diversity"])
+    assert (found.metrics["novel_captions"], found.unavailable) == (2 / 3, {})
+    found = evaluate(metrics=["diversity"])
+    assert "novel_captions" not in found.metrics
+    assert found.unavailable["novel_captions"].startswith("no training captions to compare with; ")
+    assert "novel_captions" not in evaluate().unavailable
 
 
 def test_an_interval_lies_around_a_score_that_is_no_mean(monkeypatch):

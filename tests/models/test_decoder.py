@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 from small_decoders import POSITIONS, SETTINGS, VOCABULARY, make_decoder
+from torch import nn
 
-from captioner.models.decoder import TransformerDecoder, causal_segment_mask
+from captioner.models.decoder import Dropout, FeedForward, TransformerDecoder, causal_segment_mask
 
 
 def make_inputs(*, images=3, length=7, patches=5):
@@ -99,3 +100,24 @@ def test_new_weights_give_nearly_even_probabilities_however_deep():
     decoder = TransformerDecoder(replace(SETTINGS, layers=24), vocabulary_size=VOCABULARY).eval()
     tokens, memory = make_inputs()
     assert decoder(tokens, memory).softmax(-1).max() < 0.2
+
+
+def test_activation_that_is_computed_twice_gives_the_same_gradients():
+    torch.manual_seed(0)
+    layers, gradients = FeedForward(6, 24), []
+    hidden = torch.randn(2, 5, 6, requires_grad=True)
+    for forward in (layers, nn.Sequential(*layers)):  # the second keeps everything
+        gradients.append(torch.autograd.grad(forward(hidden).square().sum(), (hidden, *layers.parameters())))
+    for found, expected in zip(*gradients, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_dropout_scales_what_it_leaves_and_the_gradient_alike():
+    torch.manual_seed(0)
+    dropout, numbers = Dropout(0.25), torch.ones(100, 100, requires_grad=True)
+    left = dropout(numbers)
+    left.sum().backward()
+    assert torch.equal(numbers.grad, left.detach())
+    torch.testing.assert_close(left.unique(), torch.tensor([0.0, 4 / 3]))
+    assert left.eq(0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert dropout.eval()(numbers) is numbers

@@ -3,7 +3,7 @@ import torch
 from small_decoders import POSITIONS, SETTINGS, VOCABULARY, make_decoder
 
 from captioner.models.packed_decoder import VOCABULARY_MULTIPLE, PackedDecoder
-from captioner.models.packed_weights import choose_precision, pack
+from captioner.models.packed_weights import PANEL, PRECISIONS, as_panels, choose_precision, pack, side_by_side
 
 
 def make_inputs(*, captions, length=7, patches=5, images):
@@ -20,7 +20,7 @@ def open_filled(packed, memory, *, beams):
 
 def step(packed, tokens, lengths, cache):
     """Logits [slots, beams, vocabulary]."""
-    logits = packed.step(tokens, torch.tensor(lengths), cache, longest=max(lengths))
+    logits = packed.step(tokens, torch.tensor(lengths), cache, shortest=min(lengths), longest=max(lengths))
     assert logits.shape[1] % VOCABULARY_MULTIPLE == 0
     assert logits[:, VOCABULARY:].isneginf().all()
     return logits[:, :VOCABULARY].view(*tokens.shape, VOCABULARY)
@@ -77,13 +77,32 @@ def test_rounded_weights_change_probabilities_little(precision, tolerance):
     assert 0 < difference < tolerance
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(("outputs", "panel"), [(24, 8), (24, 24), (10, 8)])
+def test_panels_hold_what_the_layer_gives(precision, outputs, panel):
+    layer, rows = torch.nn.Linear(32, outputs), torch.randn(6, 32)
+    panels = pack(layer, precision, panel=panel)(rows.to(PRECISIONS[precision]))
+    assert len(panels) == (outputs // panel if outputs % panel == 0 else 1)
+    tolerance = 1e-5 if precision == "fp32" else 0.03
+    torch.testing.assert_close(side_by_side(panels).float(), layer(rows).detach(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("width", [PANEL // 2, PANEL, 2 * PANEL])
+def test_panels_of_rows_are_the_rows_themselves(width):
+    rows = torch.randn(3, width)
+    panels = as_panels(rows)
+    assert panels.data_ptr() == rows.data_ptr()
+    assert torch.equal(side_by_side(panels), rows)
+    assert panels.shape[2] == min(width, PANEL)
+
+
 def test_an_int8_row_does_not_depend_on_the_others():
     layer = torch.nn.Linear(32, 24)
     packed, rows = pack(layer, "int8"), torch.randn(6, 32)
     rows[2] *= 100
     rows[3] = 0
-    together = packed(rows)
-    assert torch.equal(together, torch.cat([packed(row[None]) for row in rows]))
+    together = side_by_side(packed(rows))
+    assert torch.equal(together, torch.cat([side_by_side(packed(row[None])) for row in rows]))
     exact = layer(rows).detach()
     assert ((together - exact).abs() <= 0.02 * exact.abs().amax(dim=1, keepdim=True)).all()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from captioner.build import encode_captions
@@ -97,6 +98,7 @@ class TinyRun:
         resume: Path | None = None,
         alter: Callable[[CaptioningTask], Any] = lambda task: None,
         on_best: Callable[[dict[str, Any]], Any] = lambda metrics: None,
+        accelerator: Callable[[Settings], Accelerator] = build_accelerator,
     ) -> RunState:
         """Train as the command does.
 
@@ -106,6 +108,7 @@ class TinyRun:
             resume: a run or a step.
             alter: changes the task before it is trained.
             on_best: as in ``fit``.
+            accelerator: makes the run's device and precision.
         """
         torch.manual_seed(seed)
         task = self.task(settings)
@@ -117,7 +120,7 @@ class TinyRun:
         return fit(
             task,
             settings,
-            accelerator=build_accelerator(settings),
+            accelerator=accelerator(settings),
             run=self.folder,
             trackers=trackers,
             on_best=on_best,

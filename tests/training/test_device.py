@@ -1,7 +1,10 @@
 """Which device and precision a run gets, and what it is told where there is no such."""
 
+from datetime import timedelta
+
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from captioner.errors import ConfigError
 from captioner.settings import Settings, TrainerSettings
@@ -51,6 +54,26 @@ def test_absent_device(monkeypatch, device, message):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"^{message}$"):
         build_accelerator(make_settings(device=device))
+
+
+def test_processes_wait_for_one_that_encodes_the_images_of_all(monkeypatch):
+    """torch's own patience is half an hour on CPUs and ten minutes on GPUs, from an encoder's first image on."""
+    waits = []
+
+    def begin(*, timeout, **options):
+        waits.append(timeout)
+        raise ConnectionError("nobody is there")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", begin)
+    names = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    for name, value in {**names, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        with pytest.raises(ConnectionError):
+            build_accelerator(make_settings(device="cpu"))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert waits == [timedelta(hours=24)]
 
 
 def test_threads_are_the_settings_own():

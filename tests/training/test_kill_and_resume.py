@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import TINY_ENCODERS
-from tiny_workshop import Workshop, without_java, write_photos
+from tiny_workshop import Workshop, without_meteor, write_photos
 
 from captioner.commands import prepare, train
 from captioner.settings import Settings
@@ -46,16 +46,16 @@ FORMS: dict[str, dict] = {
 def train_in_child(argv: list[str], settings: Settings, log: Path, dies_at: int) -> None:
     """What a forked process does: ``captioner train``, whose ``dies_at``-th flush to the disk is its last (0: none)."""
     sys.stdout = sys.stderr = log.open("a")
-    flush, numbers = checkpoint._flush, iter(range(1, 1_000_000))
+    flush, numbers = checkpoint.flush, iter(range(1, 1_000_000))
 
     def flush_or_die(path: Path) -> None:
         if next(numbers) == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
 
-    checkpoint._flush = flush_or_die
+    checkpoint.flush = flush_or_die
     torch.set_num_threads(1)
-    with without_java():
+    with without_meteor():
         status = train.main(argv, presets={NAME: settings})
     sys.stdout.flush()
     os._exit(status)  # what runs at the exit of the process that this one was forked from is not its business

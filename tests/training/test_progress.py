@@ -3,8 +3,9 @@ import logging
 
 import pytest
 
+from captioner.settings import TrainerSettings
 from captioner.training import progress
-from captioner.training.progress import TrainingProgress
+from captioner.training.progress import TrainingProgress, describe_steps
 
 
 class Clock:
@@ -75,3 +76,17 @@ def test_one_bar_on_a_terminal_and_log_lines_above_it(clock, monkeypatch):
     assert [line for line in lines if "a warning" in line] == ["a warning"]
     assert "10/10" in lines[-1]
     assert "loss 2.000, lr 3.0e-04, 1 pairs/s, 0.0 min left" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "begun", "words"),
+    [
+        ({"epochs": 3}, 0, "3 epochs of 625 batches"),
+        ({"epochs": 3, "max_steps": 1500}, 0, "1500 steps, which are 2.4 epochs of 625 batches"),
+        ({"epochs": 3, "max_steps": 9000}, 0, "3 epochs of 625 batches"),
+        ({"epochs": 3, "gradient_accumulation": 4}, 0, "3 epochs of 625 batches, 4 a step"),
+        ({"epochs": 3, "patience": 2}, 700, "at most 3 epochs of 625 batches, 700 steps are done"),
+    ],
+)
+def test_what_will_happen_is_told(trainer, begun, words):
+    assert describe_steps(625, TrainerSettings(**trainer), begun=begun) == words

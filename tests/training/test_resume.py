@@ -5,8 +5,10 @@ import os
 import signal
 
 import pytest
+import torch
 
 from captioner.training import checkpoint
+from captioner.training.device import build_accelerator
 from captioner.training.signals import InterruptedTrainingError
 
 BATCHES, STEPS = 15, 9  # of TINY: three epochs of five batches, two batches a step
@@ -132,6 +134,48 @@ def test_checkpoint_written_before_validations_were_recorded_counts_as_validated
     before = tiny_run.files()
     assert tiny_run.train(resume=tiny_run.folder).validated == STEPS
     assert tiny_run.files() == before
+
+
+def scale_gradients(settings):
+    """What fp16 gets on a GPU: its autocast, and a scaler, whose first scale is too large for some steps."""
+    accelerator = build_accelerator(settings)
+    accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**26, growth_interval=2)
+    return accelerator
+
+
+def test_gradient_scaler_passes_over_steps_that_overflow_and_goes_on_exactly(tiny_run, make_run):
+    with pytest.raises(InterruptedTrainingError) as stop:
+        tiny_run.train(alter=before(8, send(signal.SIGTERM)), accelerator=scale_gradients)
+    scaler = checkpoint.read_state(stop.value.saved)["scaler"]
+    assert scaler["scale"] < 2**26  # it overflowed
+    tiny_run.train(resume=tiny_run.folder, seed=1, accelerator=scale_gradients)
+    whole = make_run("whole")
+    whole.train(accelerator=scale_gradients)
+    assert tiny_run.files() == whole.files()
+    first, last = (checkpoint.read_tensors(folder, "model") for folder in checkpoint.list_checkpoints(whole.folder))
+    assert not first["projection.places.weight"].equal(last["projection.places.weight"])
+
+
+def test_metrics_are_on_the_disk_before_a_checkpoint_counts_on_them(tiny_run, monkeypatch):
+    metrics, events = tiny_run.folder / "metrics.jsonl", []
+    fsync, save = os.fsync, checkpoint.save_checkpoint
+
+    def note_flush(descriptor):
+        if metrics.exists() and os.path.samestat(os.fstat(descriptor), metrics.stat()):
+            events.append(("flushed", metrics.read_bytes()))
+        fsync(descriptor)
+
+    def note_save(*arguments, **options):
+        events.append(("saved", metrics.read_bytes()))
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", note_save)
+    tiny_run.train()
+    saves = [number for number, (what, _) in enumerate(events) if what == "saved"]
+    assert len(saves) == 3
+    assert all(events[number - 1] == ("flushed", events[number][1]) for number in saves)
 
 
 def test_metrics_hold_no_clock(whole_run):
