@@ -48,7 +48,7 @@ class Training:
             if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._record(resources, resumed_at=found[1]["step"] if found else None)
-            self._announce(task, accelerator)
+            self._announce(task, accelerator, begun=found[1]["step"] if found else 0)
         with self._uploading(enabled=processes.is_main):
             try:
                 self._fit(task, resources, accelerator, found)
@@ -82,6 +82,7 @@ class Training:
     ) -> "tuple[Resources, CaptioningTask]":
         from captioner.build import build_task
         from captioner.resources import AbsentEncoder, find_stream, gather_resources
+        from captioner.run_folder import check_dataset
         from captioner.training.checkpoint import read_tensors
         from captioner.training.states import load_module_state
 
@@ -92,6 +93,8 @@ class Training:
         def build() -> "tuple[Resources, CaptioningTask]":
             seed_everything(self.settings.trainer.seed)
             resources = gather_resources(self.settings, tokenizer_path=tokenizer_path, shards=shards)
+            if found:
+                check_dataset(self.folder, resources.manifest["fingerprint"])
             task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
             if resources.shards:  # encoded as they come
                 return resources, task
@@ -124,14 +127,16 @@ class Training:
         write_settings(self.folder, self.settings, preset=self.preset, resumed_at=resumed_at)
         resources.tokenizer.save(self.folder / "tokenizer.json")
 
-    def _announce(self, task: "CaptioningTask", accelerator: Any) -> None:
-        trainer = self.settings.trainer
+    def _announce(self, task: "CaptioningTask", accelerator: Any, *, begun: int) -> None:
+        from captioner.training.progress import describe_steps
+
+        plan = describe_steps(task.batches_per_epoch(), self.settings.trainer, begun=begun)
         parameters = sum(parameter.numel() for parameter in task.module.parameters() if parameter.requires_grad)
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         _say(
             f"Training {self.folder} on {task.describe_data()}: "
-            f"{parameters / 1e6:.2f} M trained parameters, {trainer.epochs} epochs of {task.batches_per_epoch()} "
-            f"batches (padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
+            f"{parameters / 1e6:.2f} M trained parameters, {plan} "
+            f"(padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
