@@ -42,6 +42,7 @@ class Training:
         """Train, evaluate and export; returns the exit status, also after SIGINT or SIGTERM."""
         from captioner.training.device import build_accelerator
         from captioner.training.processes import Processes
+        from captioner.training.run_lock import locked_run
         from captioner.training.signals import InterruptedTrainingError, StoppedError, raised_signals
         from captioner.training.tracking import check_trackers
 
@@ -50,7 +51,7 @@ class Training:
         processes = Processes(accelerator)
         processes.quieten()
         try:
-            with raised_signals(), self._locked(enabled=processes.is_main):
+            with raised_signals(), locked_run(self.folder) if processes.is_main else nullcontext():
                 return self._run(resume, accelerator, processes)
         except (InterruptedTrainingError, StoppedError) as stopped:
             if processes.is_main:
@@ -75,14 +76,6 @@ class Training:
             finally:
                 processes.part()
             return self._finish(resources) if processes.is_main else 0
-
-    @contextmanager
-    def _locked(self, *, enabled: bool) -> Iterator[None]:
-        """Where this is the main process, no other one trains the run meanwhile."""
-        from captioner.training.run_lock import locked_run
-
-        with locked_run(self.folder) if enabled else nullcontext():
-            yield
 
     def _has_all(self, stopped: "InterruptedTrainingError | StoppedError") -> bool:
         """Whether nothing of what was computed is lost by a stop."""
@@ -123,14 +116,16 @@ class Training:
         self, found: "tuple[Path, dict[str, Any]] | None", processes: "Processes"
     ) -> "tuple[Resources, CaptioningTask]":
         from captioner.build import build_task
-        from captioner.resources import AbsentEncoder, fingerprints, gather_resources
+        from captioner.resources import AbsentEncoder, find_stream, fingerprints, gather_resources
         from captioner.run_folder import check_made_from
 
         tokenizer_path = self.folder / "tokenizer.json" if found else None
+        # Counting may take hours: one process does it, for those of other machines too.
+        shards = processes.agree(find_stream(self.settings) if processes.is_main else None)
 
         def build() -> "tuple[Resources, CaptioningTask]":
             seed_everything(self.settings.trainer.seed)
-            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
+            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path, shards=shards)
             self.made_from = fingerprints(resources, self.settings)
             if found:
                 check_made_from(found[1].get("made_from", {}), self.made_from, origin=found[0])
