@@ -25,13 +25,12 @@ def locked_run(run: Path) -> Iterator[None]:
 
     Raises CheckpointError if another process has it. A file system without locks is a warning.
     """
-    run.mkdir(parents=True, exist_ok=True)
     path = run / LOCK
     file = _take(path)
     try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with contextlib.suppress(OSError):  # for the words of others only
+            os.truncate(path, 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
         with contextlib.suppress(OSError):  # it is only a name: what counts ends with the file that is open
@@ -43,6 +42,7 @@ def locked_run(run: Path) -> Iterator[None]:
 def _take(path: Path) -> TextIO:
     """The open, locked file of that name."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,4 +63,4 @@ def _take(path: Path) -> TextIO:
             ) from error
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
-        file.close()  # who had it has just removed it
+        file.close()  # who had it has just removed it, and the folder too where that was empty

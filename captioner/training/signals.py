@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -56,19 +55,15 @@ def raised_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled(handle: Callable[[int], None]) -> Iterator[None]:
-    """Inside, the first SIGINT and the first SIGTERM of this process do this; outside its main thread none does."""
+    """Inside, the first SIGINT and the first SIGTERM do this; outside the main thread neither does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    owner = os.getpid()
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def receive(number: int, frame: object) -> None:
         signal.signal(number, previous[number])
-        if os.getpid() == owner:
-            handle(number)
-        else:  # a child that was forked meanwhile: it ends as it would have
-            os.kill(os.getpid(), number)
+        handle(number)
 
     for number in previous:
         signal.signal(number, receive)

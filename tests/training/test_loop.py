@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import random
-import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -12,112 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from line_task import Lines, LineTask, make_settings, steps_saved, train
 from safetensors import SafetensorError
 
-from captioner.errors import CaptionerError
-from captioner.run_folder import give_up_future
-from captioner.settings import OptimSettings, ScheduleSettings, Settings, TrainerSettings
-from captioner.tasks.base import Examples, Monitor, StepOutput
 from captioner.training import checkpoint
 from captioner.training.device import build_accelerator
-from captioner.training.loop import fit
 from captioner.training.signals import InterruptedTrainingError, caught_signals
-from captioner.training.tracking import Trackers
-
-BATCHES = 5
-
-
-class LineTask:
-    """Five batches of points an epoch; validation says what ``scores`` holds, in turn."""
-
-    def __init__(self, scores=(), direction="max"):
-        torch.manual_seed(0)
-        self.module = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5))
-        self.monitor = Monitor("score", direction)
-        self.scores, self.validations, self.seen = list(scores), 0, []
-
-    split_by_process = False
-
-    def batches_per_epoch(self):
-        return BATCHES
-
-    def place(self):
-        return {}
-
-    def go_to(self, place):
-        assert place == {}
-
-    def batches(self, epoch, *, start=0):
-        return iter([(epoch, number) for number in range(BATCHES)][start:])
-
-    def loss(self, batch):
-        self.seen.append(batch)
-        points = torch.tensor([[batch[1] / 10 + batch[0]], [1.0]])
-        return StepOutput((self.module(points) - 2 * points).square().mean(), {"points": 2})
-
-    def describe(self, batch):
-        return Examples("points of batch", (str(batch[1]),))
-
-    def validate(self):
-        assert not self.module.training
-        self.validations += 1
-        return {"score": self.scores.pop(0) if self.scores else 0.0, "samples": ["a line"]}
-
-
-class Lines:
-    """A tracker that keeps what it is given."""
-
-    def __init__(self):
-        self.lines = []
-
-    def log(self, step, metrics):
-        self.lines.append({"step": step, **metrics})
-
-    def close(self):
-        """Nothing is pending."""
-
-
-def make_settings(**trainer):
-    defaults = {"epochs": 2, "precision": "fp32", "device": "cpu", "log_every": 2}
-    return Settings(
-        optim=OptimSettings(lr=0.1),
-        schedule=ScheduleSettings(warmup=0.2),
-        trainer=TrainerSettings(**{**defaults, **trainer}),
-    )
-
-
-def train(
-    task,
-    run,
-    settings=None,
-    *,
-    resume=None,
-    on_best=lambda metrics: None,
-    has_best=lambda step: True,
-    tracker=None,
-):
-    settings = settings or make_settings()
-    found = checkpoint.find_checkpoint(resume) if resume else None
-
-    def begin():
-        if found:
-            give_up_future(run, found[1]["step"])
-        return Trackers([tracker or Lines()])
-
-    return fit(
-        task,
-        settings,
-        accelerator=build_accelerator(settings),
-        run=run,
-        begin=begin,
-        on_best=on_best,
-        has_best=has_best,
-        resume=found,
-    )
-
-
-def steps_saved(run):
-    return [int(folder.name.removeprefix("step-")) for folder in checkpoint.list_checkpoints(run)]
 
 
 def test_steps_equal_a_plain_loop_with_groups_cut_at_the_end_of_the_epoch(tmp_path):
@@ -178,29 +77,6 @@ def test_validates_every_so_many_epochs_and_at_the_end(tmp_path):
     assert steps_saved(tmp_path) == [10, 15]
 
 
-@pytest.mark.parametrize(
-    ("direction", "scores", "best_steps", "best"),
-    [
-        ("max", [1.0, 0.5, 3.0, 3.0], [5, 15], 3.0),
-        ("min", [1.0, 0.5, 3.0, 0.5], [5, 10], 0.5),
-        ("max", [float("nan"), 0.5, float("nan"), 0.4], [10], 0.5),
-    ],
-)
-def test_best_is_by_the_monitor(tmp_path, direction, scores, best_steps, best):
-    exported = []
-    state = train(LineTask(scores, direction), tmp_path, make_settings(epochs=4), on_best=exported.append)
-    assert [metrics["step"] for metrics in exported] == best_steps
-    assert (state.best, state.best_step) == (best, best_steps[-1])
-    assert exported[-1] == {"step": best_steps[-1], "epoch": best_steps[-1] // 5, "score": best, "samples": ["a line"]}
-
-
-def test_resumed_run_remembers_its_best(tmp_path):
-    train(LineTask([2.0]), tmp_path, make_settings(epochs=1))
-    exported = []
-    state = train(LineTask([1.0]), tmp_path, make_settings(epochs=2), resume=tmp_path, on_best=exported.append)
-    assert (exported, state.best, state.best_step) == ([], 2.0, 5)
-
-
 def test_validation_does_not_change_what_is_learnt(tmp_path):
     class Drawing(LineTask):
         def validate(self):
@@ -256,16 +132,6 @@ def test_compiled_network_learns_the_same(tmp_path):
     torch.testing.assert_close(compiled.module.state_dict(), plain.module.state_dict(), rtol=1e-5, atol=1e-6)
 
 
-def test_keeps_one_checkpoint_where_the_last_is_the_best(tmp_path):
-    train(LineTask([1.0, 2.0, 3.0]), tmp_path, make_settings(epochs=3, keep=1))
-    assert steps_saved(tmp_path) == [15]
-
-
-def test_keeps_the_last_and_the_best(tmp_path):
-    train(LineTask([1.0, 3.0, 2.0, 1.0, 0.0]), tmp_path, make_settings(epochs=5, keep=2))
-    assert steps_saved(tmp_path) == [10, 20, 25]
-
-
 def test_a_resumed_earlier_step_is_where_the_run_is_from_then_on(tmp_path):
     rising = [1.0, 2.0, 3.0, 4.0]
     train(LineTask(rising), tmp_path, make_settings(epochs=4, keep=4))
@@ -314,79 +180,6 @@ def test_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path, monkeypatch, c
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["step-00000015"]
 
 
-class Exports:
-    """Keeps the weights that it is given, as long as there is space."""
-
-    def __init__(self, task, *errors):
-        self.task, self.errors = task, [*errors]
-        self.best, self.weights, self.scores = None, None, []
-
-    def on_best(self, metrics):
-        if self.errors and (error := self.errors.pop(0)):
-            raise error
-        assert not self.task.module.training
-        self.best, self.weights = metrics, {name: one.clone() for name, one in self.task.module.state_dict().items()}
-        self.scores.append(metrics["score"])
-
-    def has_best(self, step):
-        return self.best is not None and self.best["step"] == step
-
-    @property
-    def options(self):
-        return {"on_best": self.on_best, "has_best": self.has_best}
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
-def test_failed_export_is_made_up_for_at_the_end(tmp_path, caplog, error):
-    task = LineTask([1.0, 3.0, 2.0])
-    exports = Exports(task, None, error)
-    state = train(task, tmp_path, make_settings(epochs=3, keep=1), **exports.options)
-    assert "the best model so far is not exported: No space left" in caplog.text
-    assert (exports.scores, state.best, state.best_step) == ([1.0, 3.0], 3.0, 10)
-    saved = checkpoint.read_tensors(tmp_path / "step-00000010", "model")
-    torch.testing.assert_close(exports.weights, saved, rtol=0, atol=0)
-    last = checkpoint.read_tensors(tmp_path / "step-00000015", "model")
-    torch.testing.assert_close(dict(task.module.state_dict()), last, rtol=0, atol=0)
-    assert not torch.equal(saved["0.weight"], last["0.weight"])
-
-
-def test_a_best_model_that_is_neither_exported_nor_saved_gives_way_to_a_lesser_one(tmp_path, monkeypatch):
-    error, save_file = OSError(errno.ENOSPC, "No space left on device"), checkpoint.save_file
-
-    def fill_disk(tensors, path):
-        if "step-00000010" in path.parent.name:
-            raise error
-        save_file(tensors, path)
-
-    monkeypatch.setattr(checkpoint, "save_file", fill_disk)
-    task = LineTask([1.0, 3.0, 2.0])
-    exports = Exports(task, None, error)
-    state = train(task, tmp_path, make_settings(epochs=3), **exports.options)
-    assert (exports.scores, state.best, state.best_step) == ([1.0, 2.0], 2.0, 15)
-
-
-def test_a_missing_best_is_exported_again_from_its_checkpoint(tmp_path):
-    task = LineTask([1.0, 3.0, 2.0])
-    whole = Exports(task)
-    train(task, tmp_path, make_settings(epochs=3, keep=1), **whole.options)
-    again_task = LineTask()
-    again = Exports(again_task)
-    train(again_task, tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path, **again.options)
-    assert again.best == whole.best == {"step": 10, "epoch": 2, "score": 3.0, "samples": ["a line"]}
-    torch.testing.assert_close(again.weights, whole.weights, rtol=0, atol=0)
-    assert again_task.validations == 0
-
-
-def test_the_last_model_stands_in_for_a_best_one_that_is_nowhere(tmp_path, caplog):
-    train(LineTask([1.0, 3.0, 2.0]), tmp_path, make_settings(epochs=3, keep=1))
-    shutil.rmtree(tmp_path / "step-00000010")
-    task = LineTask([2.0])
-    exports = Exports(task)
-    state = train(task, tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path, **exports.options)
-    assert "the best model so far, of step 10, is neither exported nor saved: " in caplog.text
-    assert (exports.scores, state.best, state.best_step, state.step) == ([2.0], 2.0, 15, 15)
-
-
 def test_interrupt_on_a_full_disk_says_that_nothing_was_saved(tmp_path, monkeypatch):
     def fill_disk(tensors, path):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -399,70 +192,6 @@ def test_interrupt_on_a_full_disk_says_that_nothing_was_saved(tmp_path, monkeypa
     monkeypatch.setattr(checkpoint, "save_file", fill_disk)
     with pytest.raises(InterruptedTrainingError, match=r"^stopped by SIGTERM; its newest state could not be saved$"):
         train(Interrupted(), tmp_path)
-
-
-class Diverging(LineTask):
-    """The loss, or only its gradient, is infinite or no number in one batch."""
-
-    def __init__(self, at, fault):
-        super().__init__()
-        self.at, self.fault = at, fault
-
-    def loss(self, batch):
-        output = super().loss(batch)
-        return replace(output, loss=self.fault(output.loss)) if batch == self.at else output
-
-
-def zero_with_infinite_slope(loss):
-    return (loss - loss.detach()).square().sqrt()  # as the root at zero
-
-
-@pytest.mark.parametrize(
-    ("fault", "what"),
-    [
-        (lambda loss: loss * float("nan"), "the loss is nan at step 7 on points of batch 2; "),
-        (lambda loss: loss * float("inf"), "the loss is inf at step 7 on points of batch 2; "),
-        (zero_with_infinite_slope, "the gradient's norm is nan at step 7 on points of batch 2; "),
-    ],
-)
-def test_divergence_names_the_examples_and_leaves_the_last_checkpoint(tmp_path, fault, what):
-    with pytest.raises(CaptionerError) as stop:
-        train(Diverging((1, 2), fault), tmp_path)
-    last = tmp_path / "step-00000005"
-    assert str(stop.value) == f"{what}resume {last} with a lower --optim.lr or --trainer.precision fp32"
-    assert checkpoint.find_checkpoint(tmp_path)[0] == last
-    assert train(LineTask(), tmp_path, resume=tmp_path).step == 10
-
-
-@pytest.mark.parametrize("count", [64, 65])
-def test_divergence_names_all_examples_those_at_fault_first(tmp_path, count):
-    class Blaming(Diverging):
-        def describe(self, batch):
-            return Examples("points", tuple(map(str, range(count))), ("5", "3"))
-
-    with pytest.raises(CaptionerError) as stop:
-        train(Blaming((0, 1), lambda loss: loss * float("nan")), tmp_path)
-    names = [name for name in map(str, range(count)) if name not in ("5", "3")]
-    said = f"at step 1 on points 5, 3 (the loss of each alone is not finite), beside {', '.join(names[:62])}"
-    path = tmp_path / "not-finite-00000001.txt"
-    if count > 64:
-        said += f" and others, all 65 in {path}"
-        assert path.read_text().splitlines() == ["5", "3", *names]
-    assert f"{said}; start again" in str(stop.value)
-    assert path.exists() == (count > 64)
-
-
-def test_divergence_before_the_first_checkpoint_sends_back_to_the_start(tmp_path):
-    with pytest.raises(CaptionerError, match=r"at step 0 on points of batch 0; start again with a lower --optim.lr"):
-        train(Diverging((0, 0), lambda loss: loss * float("nan")), tmp_path)
-
-
-def test_module_is_handed_back_bare(tmp_path):
-    task = Diverging((1, 2), lambda loss: loss * float("nan"))
-    module = task.module
-    with pytest.raises(CaptionerError):
-        train(task, tmp_path)
-    assert task.module is module
 
 
 def test_second_signal_stops_at_once_and_handlers_come_back(caplog):
