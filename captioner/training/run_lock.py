@@ -21,11 +21,11 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 @contextlib.contextmanager
 def locked_run(run: Path) -> Iterator[None]:
-    """Inside, no other process trains this run; its folder is made where it is missing, and goes again if it is empty.
+    """Inside, no other process trains this run; folders that are made for that go again if they are empty.
 
     Raises CheckpointError if another process has it. A file system without locks is a warning.
     """
-    path = run / LOCK
+    path, made = run / LOCK, [folder for folder in (run, *run.parents) if not folder.exists()]
     file = _take(path)
     try:
         with contextlib.suppress(OSError):  # for the words of others only
@@ -35,7 +35,8 @@ def locked_run(run: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # it is only a name: what counts ends with the file that is open
             path.unlink()
-            run.rmdir()
+            for folder in made:
+                folder.rmdir()
         file.close()
 
 
