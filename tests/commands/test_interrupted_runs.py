@@ -113,12 +113,14 @@ def test_two_processes_do_not_train_one_run(workshop, copied, told):
     (copied / ".step-00000015.writing").mkdir()  # as if it were saving
     names = ["--trainer.folder", str(copied.parent), "--trainer.run", "copied"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as holder:
-        holder.stdout.readline()
-        for way in (["--resume", "auto"], ["--trainer.overwrite"], ["--resume", str(copied)]):
-            assert workshop.train(*names, *way) == 2
-            assert told().startswith(f"error: {copied} is being trained by process {holder.pid} on ")
-        assert (copied / ".step-00000015.writing").exists()
-        holder.kill()
+        try:
+            holder.stdout.readline()
+            for way in (["--resume", "auto"], ["--trainer.overwrite"], ["--resume", str(copied)]):
+                assert workshop.train(*names, *way) == 2
+                assert told().startswith(f"error: {copied} is being trained by process {holder.pid} on ")
+            assert (copied / ".step-00000015.writing").exists()
+        finally:
+            holder.kill()
     (copied / ".lock").unlink()
     assert contents(copied) == before
 
