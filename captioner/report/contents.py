@@ -30,6 +30,7 @@ TOKENS, PADDING = "train/tokens", "train/padding"
 COUNTS = ("epoch", "train/pairs", TOKENS, PADDING)
 """Numbers of metrics.jsonl that make no curve worth a look."""
 EXAMPLES_PER_GROUP = 4
+LARGEST = 1e100
 _MISSING = Image.new("RGB", (320, 240), "#e9ecf0")
 
 
@@ -119,10 +120,8 @@ def make_charts(lines: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False
+    """Whether it can be drawn; infinity, NaN and integers beyond all floats cannot."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _are_texts(values: Any) -> bool:

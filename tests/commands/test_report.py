@@ -152,6 +152,7 @@ SPLIT = '{"test": {"metrics": {"BLEU-4": 0.5}, "images": 3, "decoding": %s, "una
         ("timings.jsonl", '{"training": "x"}\n{"training": null}\n{"training": -3}\n{"training": 1e999}\n[]\n5'),
         ("metrics.jsonl", '{"step": 1e999, "train/loss": 1}\n{"step": 1, "train/loss": 2}'),
         ("metrics.jsonl", f'{{"step": 1, "train/loss": {"9" * 400}}}\n{{"step": {"9" * 400}, "train/loss": 2}}'),
+        ("metrics.jsonl", '{"step": 1, "train/loss": 1.7e308}\n{"step": 2, "train/loss": -1.7e308}'),
         ("metrics.jsonl", '{"step": 1, "train/loss": "x", "train/other": [], "validation/samples": 5}'),
         ("metrics.jsonl", '{"step": 1, "train/loss": 2, "validation/samples": [5, null]}'),
     ],
