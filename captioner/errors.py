@@ -9,6 +9,8 @@ CaptionerError
 """
 
 import errno
+import os
+import re
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the OSErrors that say that there is no room: on the disk, within a quota, within the largest file."""
@@ -40,3 +42,9 @@ class CheckpointError(CaptionerError):
 
 class HubError(CaptionerError):
     """The Hugging Face Hub could not be reached, or refused."""
+
+
+def as_os_error(error: Exception, *path: object) -> OSError:
+    """The error of the system that a library reports as one of its own, as safetensors does with a full disk."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), *map(str, path)) if number else OSError(str(error))

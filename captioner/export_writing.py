@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 import captioner
 from captioner.confidence import Calibration
+from captioner.errors import as_os_error
 from captioner.export_folder import (
     CARD,
     CONFIDENCE,
@@ -26,7 +27,6 @@ from captioner.models.encoders import ImageEncoder, encoder_config, encoder_fing
 from captioner.models.image_processors import ImageProcessor
 from captioner.settings import Settings
 from captioner.settings_json import settings_to_dict
-from captioner.whole_writes import as_os_error
 
 
 def write_export(parts: ExportParts, folder: Path) -> None:

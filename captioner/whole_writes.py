@@ -3,14 +3,13 @@
 import contextlib
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from captioner.errors import DISK_FULL, CaptionerError
+from captioner.errors import DISK_FULL, CaptionerError, as_os_error
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +89,6 @@ def clear_leftovers(run: Path) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
         else:
             unfinished.unlink(missing_ok=True)
-
-
-def as_os_error(error: SafetensorError, *path: Path) -> OSError:
-    """What safetensors reports as its own error, such as a full disk, as the error of the system that it was."""
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1])), *map(str, path)) if number else OSError(str(error))
 
 
 @contextlib.contextmanager

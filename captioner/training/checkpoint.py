@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from captioner.errors import CheckpointError
-from captioner.whole_writes import as_os_error, write_folder, write_text
+from captioner.errors import CheckpointError, as_os_error
+from captioner.whole_writes import write_folder, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -25,14 +25,11 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 @contextlib.contextmanager
 def locked_run(run: Path) -> Iterator[None]:
-    """Inside, no other process trains this run; its folder is made where it is missing, and goes again if it is empty.
-
-    So do the folders above it that were made with it.
+    """Inside, no other process trains this run; folders that are made for that go again if they are empty.
 
     Raises CheckpointError if another process has it. A file system without locks is a warning.
     """
-    path = run / LOCK
-    made = [folder for folder in run.parents if not folder.exists()]
+    path, made = run / LOCK, [folder for folder in (run, *run.parents) if not folder.exists()]
     file = _take(path)
     try:
         with contextlib.suppress(OSError):  # for the words of others only
@@ -42,7 +39,7 @@ def locked_run(run: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # it is only a name: what counts ends with the file that is open
             path.unlink()
-            for folder in (run, *made):
+            for folder in made:
                 folder.rmdir()
         file.close()
 

@@ -46,13 +46,16 @@ def test_another_process_is_refused_and_a_killed_one_lets_go(holder, tmp_path):
     assert (run / ".lock").exists()
     with locked_run(run):
         assert re.fullmatch(rf"process {os.getpid()} on \S+", (run / ".lock").read_text())
-    assert not run.exists()
+    assert list(run.iterdir()) == []
 
 
 def test_nothing_but_the_run_is_left(tmp_path):
-    with locked_run(tmp_path / "run"):
-        (tmp_path / "run" / "metrics.jsonl").touch()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
+    with locked_run(tmp_path / "a" / "run"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with locked_run(tmp_path / "a" / "run"):
+        (tmp_path / "a" / "run" / "metrics.jsonl").touch()
+    assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == ["metrics.jsonl"]
 
 
 def test_the_lock_counts_also_where_the_file_was_removed_meanwhile(tmp_path, monkeypatch):
