@@ -38,6 +38,30 @@ class TestCaption:
         assert tiny_captioner.caption(tuple(pictures[:1])) == tiny_captioner.caption(pictures[:1])
         assert tiny_captioner.caption([]) == []
 
+    def test_a_stream_of_images_is_captioned_while_it_is_read(self, tiny_captioner, pictures):
+        read = []
+
+        def reading():
+            for place in range(20):
+                read.append(place)
+                yield pictures[place % 5]
+
+        ends = {"no_repeat_ngram": 1, "max_length": 12}
+        expected = tiny_captioner.caption(pictures, **ends)
+        stream = tiny_captioner.caption_each(reading(), batch_size=3, **ends)
+        assert read == []
+        found = [next(stream)]
+        assert len(read) <= 6  # those in slots, and at most another batch
+        found += stream
+        assert sorted(place for place, _ in found) == list(range(20)) == read
+        assert all(caption.tokens == expected[place % 5].tokens for place, caption in found)
+
+    def test_a_stream_says_which_image_it_could_not_read(self, tiny_captioner, pictures):
+        with pytest.raises(ImageError, match="image 4 of the list"):
+            list(tiny_captioner.caption_each(iter([*pictures[:3], b""]), batch_size=2))
+        with pytest.raises(ConfigError, match="beam is no decoding setting"):
+            tiny_captioner.caption_each([], beam=3)
+
     def test_candidates_are_the_best_captions_of_the_beam(self, tiny_captioner, pictures):
         (first, second) = tiny_captioner.caption(pictures[:2], candidates=3, beams=5)
         for candidates in (first, second):

@@ -28,13 +28,16 @@ class Captioned:
 
     def record(self) -> dict[str, Any]:
         """As a JSON object."""
-        best, *others = self.captions
-        record = {"path": self.path, "caption": best.text, "confidence": round(best.confidence, 4)}
-        if others:
-            record["candidates"] = [
-                {"caption": one.text, "confidence": round(one.confidence, 4)} for one in self.captions
-            ]
+        record = {"path": self.path, **_describe(self.captions[0])}
+        if len(self.captions) > 1:
+            record["candidates"] = [_describe(one) for one in self.captions]
         return record
+
+
+def _describe(caption: "Caption") -> dict[str, Any]:
+    """A caption's text and confidence, and whether the maximum length cut it off."""
+    told = {"caption": caption.text, "confidence": round(caption.confidence, 4)}
+    return told | {"truncated": True} if caption.truncated else told
 
 
 class JsonLinesOutput:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -14,7 +15,9 @@ import pytest
 from PIL import Image
 
 from captioner import Captioner
+from captioner.api import Caption
 from captioner.commands import caption
+from captioner.commands.caption_outputs import Captioned
 from captioner.confidence import Calibration, LogisticModel, describe_alone
 from captioner.export_writing import write_calibration
 
@@ -81,12 +84,33 @@ def test_standard_input(run, texts, monkeypatch):
     assert run("-") == (0, [texts["b.jpg"]], [])
 
 
+@pytest.mark.parametrize(("data", "reason"), [(b"", "is empty (0 bytes)"), (b"notes", "is not an image")])
+def test_what_is_no_image_on_standard_input_is_called_so(run, monkeypatch, data, reason):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
+    status, output, errors = run("-")
+    assert (status, output) == (1, [])
+    assert errors[0].startswith(f"standard input: {reason}")
+
+
+def test_json_marks_captions_that_are_cut_off():
+    whole = Caption("A dog", confidence=0.5, score=-1.0, tokens=(5, 6), truncated=False)
+    cut = replace(whole, text="A dog with a", truncated=True)
+    record = Captioned("a.png", [whole, cut]).record()
+    assert record["candidates"] == [
+        {"caption": "A dog", "confidence": 0.5},
+        {"caption": "A dog with a", "confidence": 0.5, "truncated": True},
+    ]
+    assert "truncated" not in record
+    assert Captioned("a.png", [cut]).record()["truncated"] is True
+
+
 def test_json_has_the_confidence_and_candidates(run, texts):
     status, output, errors = run("a.png", "--json", "--candidates", "2")
     record = json.loads(output[0])
     assert (status, errors, len(output)) == (0, [], 1)
     assert record["path"] == "a.png"
-    assert record["candidates"][0] == {"caption": record["caption"], "confidence": record["confidence"]}
+    assert record["candidates"][0] == {name: value for name, value in record.items() if name in record["candidates"][0]}
+    assert {"caption", "confidence"} <= record["candidates"][0].keys()
     assert len(record["candidates"]) == 2
     assert 0 <= record["confidence"] <= 1
 
