@@ -23,6 +23,7 @@ from captioner.data.tokenizer import CaptionTokenizer
 from captioner.data.training_images import TrainingImages
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
+from captioner.decoding_checks import override_decoding
 from captioner.errors import ConfigError, HubError, ImageError
 from captioner.export_folder import ExportParts, publishable_settings
 from captioner.export_reading import find_export, read_export
@@ -177,19 +178,20 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
                 near = nearest_name(name, names)
                 raise ConfigError(f"{name} is no decoding setting; {f'did you mean {near}?' if near else 'see help'}")
         given = {name: value for name, value in changes.items() if value is not None}
-        decoding = replace(decoding or self.settings.decoding, **given)
+        found = replace(decoding, **given) if decoding else override_decoding(self.settings.decoding, given)
         if candidates < 1:
             raise ConfigError(f"candidates={candidates} is not a number of captions; use 1 or more")
-        check_settings(replace(self.settings, decoding=decoding))
-        width = "samples" if decoding.samples else "beams"
-        if candidates > getattr(decoding, width) and width not in given and decoding.beam_groups == 1:
-            decoding = replace(decoding, **{width: candidates})
-        if candidates > getattr(decoding, width):
+        check_settings(replace(self.settings, decoding=found))
+        width = "samples" if found.samples else "beams"
+        if candidates > getattr(found, width) and width not in given and found.beam_groups == 1:
+            found = replace(found, **{width: candidates})
+            check_settings(replace(self.settings, decoding=found))
+        if candidates > getattr(found, width):
             raise ConfigError(
-                f"{getattr(decoding, width)} {width} cannot give {candidates} candidates; "
+                f"{getattr(found, width)} {width} cannot give {candidates} candidates; "
                 f"use {width}={candidates} or more"
             )
-        return decoding
+        return found
 
     def _caption_each(
         self, sources: Iterable[Any], candidates: int, decoding: DecodingSettings, *, listed: bool

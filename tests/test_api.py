@@ -220,3 +220,30 @@ def test_the_public_names():
     assert captioner.Settings is Settings
     with pytest.raises(AttributeError, match="module 'captioner' has no attribute 'Captoiner'"):
         _ = captioner.Captoiner
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 1, "temperature": 1e-40},
+        {"samples": 1, "temperature": 1e300},
+        {"samples": 1, "seed": 10**23},
+        {"length_penalty": 300.0},
+        {"temperature": 0.7},
+        {"beams": 6, "beam_groups": 3, "samples": 3},
+        {"min_length": 8},
+        {"candidates": 10**15},
+        {"prefix": "a red dog", "banned_words": "cat,red"},
+    ],
+)
+def test_decoding_that_cannot_work_is_refused(tiny_captioner, pictures, wrong):
+    with pytest.raises(ConfigError, match=r"^\S.*(;|drop)"):
+        tiny_captioner.caption(pictures[0], **wrong)
+
+
+def test_a_captioners_own_samples_give_way_to_a_search(tiny_captioner, pictures):
+    plain = tiny_captioner.caption(pictures[0])
+    own = tiny_captioner.settings
+    tiny_captioner.settings = replace(own, decoding=replace(own.decoding, samples=3, temperature=0.7, seed=2))
+    assert tiny_captioner.caption(pictures[0]).tokens != plain.tokens
+    assert tiny_captioner.caption(pictures[0], samples=0) == plain

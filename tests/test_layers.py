@@ -12,7 +12,7 @@ PACKAGE = ROOT / "captioner"
 
 # From the top of the staircase down. ARCHITECTURE.md lists the same files in the same order, and says what each is for.
 STAIRCASE = """
-    __init__ errors settings settings_checks settings_json progress
+    __init__ errors settings decoding_checks settings_checks settings_json progress
 
     data/images data/records data/encoded_images
     data/scene_model data/scene_backgrounds data/scene_sprites data/scene_captions data/scene_drawing data/scenes
