@@ -21,7 +21,7 @@ STAIRCASE = """
     data/photo_names data/training_images
     data/tokenizer data/dataset_tokenizer
     data/image_views data/feature_shards data/features
-    data/batches data/shards data/streaming data/device_batches
+    data/batches data/shard_files data/shards data/streaming data/device_batches
 
     models/encoder_files models/image_processors models/encoders models/fast_encoding
     models/projections models/decoder models/packed_weights models/packed_decoder losses models/captioner

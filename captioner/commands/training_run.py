@@ -81,16 +81,18 @@ class Training:
         self, found: "tuple[Path, dict[str, Any]] | None", processes: "Processes"
     ) -> "tuple[Resources, CaptioningTask]":
         from captioner.build import build_task
-        from captioner.resources import AbsentEncoder, gather_resources
+        from captioner.resources import AbsentEncoder, find_stream, gather_resources
         from captioner.run_folder import check_dataset
         from captioner.training.checkpoint import read_tensors
         from captioner.training.states import load_module_state
 
         tokenizer_path = self.folder / "tokenizer.json" if found else None
+        # Counting may take hours: one process does it, for those of other machines too.
+        shards = processes.agree(find_stream(self.settings) if processes.is_main else None)
 
         def build() -> "tuple[Resources, CaptioningTask]":
             seed_everything(self.settings.trainer.seed)
-            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
+            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path, shards=shards)
             if found:
                 check_dataset(self.folder, resources.manifest["fingerprint"])
             task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)

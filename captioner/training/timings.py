@@ -3,10 +3,12 @@
 import contextlib
 import json
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +53,15 @@ class Stopwatch:
 
 
 def read_timings(run: Path) -> dict[str, float]:
-    """Seconds of each activity over all of a run's processes, torn lines passed over; empty for an older run."""
+    """Seconds of each activity over all of a run's processes, damaged lines passed over; empty for an older run."""
     seconds: Counter[str] = Counter()
     path = run / TIMINGS
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, AttributeError):
             line = json.loads(text)
-            seconds.update({name: value for name, value in line.items() if name != "step"})
+            seconds.update({name: value for name, value in line.items() if name != "step" and _are_seconds(value)})
     return dict(seconds)
+
+
+def _are_seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf

@@ -61,6 +61,12 @@ def test_torn_lines_and_missing_files(tmp_path):
     assert read_timings(tmp_path) == {"training": 2.5}
 
 
+def test_only_seconds_count(tmp_path):
+    lines = ['{"training": "x", "export": 1}', '{"training": null}', '{"export": -3}', '{"export": 1e999}', "[]", "5"]
+    (tmp_path / "timings.jsonl").write_text("\n".join([*lines, '{"step": 1, "training": 2, "export": true}']))
+    assert read_timings(tmp_path) == {"training": 2, "export": 1}
+
+
 def test_a_full_disk_loses_no_time(tmp_path, clock, monkeypatch, caplog):
     watch = Stopwatch()
     clock.now += 5

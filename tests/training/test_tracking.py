@@ -57,7 +57,7 @@ def test_file_with_nothing_to_drop_is_not_written_anew(path):
     assert path.stat().st_ino == before
 
 
-@pytest.mark.parametrize("torn", ['{"step": 7, "tr', "3", '{"loss": 1}', '{"step": "x"}', "\xff\0"])
+@pytest.mark.parametrize("torn", ['{"step": 7, "tr', "3", '{"loss": 1}', '{"step": "x"}', '{"step": 1e999}', "\xff\0"])
 def test_torn_lines_are_passed_over_and_removed(path, caplog, torn):
     with path.open("a", encoding="latin-1") as file:
         file.write(torn)
