@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=int, default=256, help="images of a turn")
     add("--rounds", type=int, default=3)
     add("--memory-images", type=int, default=30_000, help="images of the large cache; 0: leave it out")
-    add("--batch-images", type=int, default=16, help="images of a training batch on the large cache")
+    add("--batch-images", type=int, default=32, help="images of a training batch on the large cache")
     add("--device", default="cpu", choices=["cpu", "cuda"])
     add_threads(parser)
     add("--tiny", action="store_true", help="shapes of no meaning, for trying it out")

@@ -3,7 +3,8 @@
 The same encoder, decoder shapes, captions and pairs a batch, trained by this project's loop on cached features, and by
 Seq2SeqTrainer on a VisionEncoderDecoderModel from pixels (as it comes: the encoder is trained too), from pixels with a
 frozen encoder, and from cached features. They take turns, each in a process of its own. ``--systems image-once
-per-pair`` compares this project's two ways with a trained encoder, ``cached compiled`` what torch.compile is worth. Without a dataset, captions are those of scenes.
+per-pair`` compares this project's two ways with a trained encoder, ``--systems cached compiled`` tells what compiling
+gains, and in the first step what it costs. Without a dataset, captions are those of scenes.
 """
 
 import argparse

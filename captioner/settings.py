@@ -168,7 +168,7 @@ class TrainerSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the matrix products; auto: bf16 where the hardware multiplies it, else fp32."""
     compile: bool = False
-    """Compile the network (torch.compile): minutes at the start, then faster steps on a GPU."""
+    """Compile the network (torch.compile): minutes at the start; benchmarks.training tells what steps gain."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     threads: int = 0
