@@ -3,8 +3,6 @@
 import copy
 import http.client
 import itertools
-import math
-import statistics
 import tempfile
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,10 +15,11 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from PIL.Image import Image
 from torch import Tensor
 
-from captioner.confidence import Calibration
+from captioner.confidence import Calibration, estimate_confidences
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.data.training_images import TrainingImages
+from captioner.decoding.describe import describe_decoding
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.decoding_checks import override_decoding
@@ -47,7 +46,8 @@ class Caption:
     confidence: float
     """In [0, 1]: the probability that a person would accept the caption, where the captioner is calibrated.
 
-    Else the geometric mean of the tokens' probabilities. What is accepted: ``captioner.evaluation.acceptance``.
+    Else the geometric mean of the tokens' probabilities. 0 where the maximum length cut the caption off. What is
+    accepted: ``captioner.evaluation.acceptance``; how far it can be trusted: ``Captioner.calibration_mismatch``.
     """
     score: float
     """Log-probability divided by length to the power of the length penalty."""
@@ -56,6 +56,8 @@ class Caption:
     """Of every token, the end token's last, if the caption has one."""
     truncated: bool = False
     """Whether the caption hit the maximum length before its end."""
+    forced: int = 0
+    """How many of the first tokens are the prefix's, which say nothing of the confidence."""
 
 
 class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", "image-captioning"]):
@@ -169,6 +171,19 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         maps = on_grid(attention, self.model.encoder.grid)
         return Explanation(opened, self._text(tokens), words, maps, self.processor.covered_box(*opened.size))
 
+    def calibration_mismatch(
+        self, *, candidates: int = 1, decoding: DecodingSettings | None = None, **changes: Any
+    ) -> str | None:
+        """The decoding that confidence was fitted to, in words, if captions decoded in another way may make it wrong.
+
+        None where it is the same but for what does not matter, the longest length and the precision, and where nothing
+        was fitted. Arguments and errors are those of ``caption``.
+        """
+        fitted = self.calibration.origin.get("decoding") if self.calibration else None
+        own, found = self.settings.decoding, self._decoding(decoding, candidates, changes)
+        same = replace(found, max_length=own.max_length, precision=own.precision)
+        return fitted if fitted != describe_decoding(same) else None
+
     def _decoding(
         self, decoding: DecodingSettings | None, candidates: int, changes: Mapping[str, Any]
     ) -> DecodingSettings:
@@ -188,8 +203,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             check_settings(replace(self.settings, decoding=found))
         if candidates > getattr(found, width):
             raise ConfigError(
-                f"{getattr(found, width)} {width} cannot give {candidates} candidates; "
-                f"use {width}={candidates} or more"
+                f"{getattr(found, width)} {width} cannot give {candidates} candidates; use {width}={candidates} or more"
             )
         return found
 
@@ -235,12 +249,9 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
 
     def _captions(self, hypotheses: Sequence[Hypothesis]) -> list[Caption]:
         """All that decoding found for an image, as captions."""
-        if self.calibration:
-            confidences = self.calibration.confidences(hypotheses)
-        else:
-            confidences = [math.exp(statistics.fmean(one.log_probabilities)) for one in hypotheses]
+        confidences = estimate_confidences(hypotheses, self.calibration)
         return [
-            Caption(self._text(one.tokens), confidence, one.score, one.tokens, one.log_probabilities, one.truncated)
+            Caption(self._text(one.tokens), confidence, **vars(one))
             for one, confidence in zip(hypotheses, confidences, strict=True)
         ]
 

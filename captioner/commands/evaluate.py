@@ -239,6 +239,8 @@ def format_evaluation(evaluation: "Evaluation") -> str:
         interval = evaluation.intervals.get(name)
         edges = f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
         lines.append(f"  {name:<15} {format_score(value)}{edges}")
+    if evaluation.truncated_share:
+        lines.append(f"  {'truncated':<15} {format_score(evaluation.truncated_share)}")
     lines += [f"  {name:<15} unavailable: {reason}" for name, reason in evaluation.unavailable.items()]
     return "\n".join(lines)
 

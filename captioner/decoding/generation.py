@@ -115,6 +115,7 @@ class Generation:
             )
         self._decoder, self._settings, self._special = decoder, settings, special
         self._rules = Rules(settings, special, phrases, decoder.device)
+        self._forced = len(phrases.prefix)
         self._chooser = choose_chooser(settings, special.end, decoder.device)
         self._memories = iter(memories)
         self._waiting: list[Tensor] = []  # one image each
@@ -191,7 +192,9 @@ class Generation:
         rows = zip(choice.ended.tolist(), tokens, values, choice.end_values.tolist(), strict=True)
         for (slot, group, _), ids, earlier, value in rows:
             length = self._lengths[slot]
-            found = Hypothesis.of(ids[:length], [*earlier[:length], value], self._settings, truncated=False)
+            found = Hypothesis.of(
+                ids[:length], [*earlier[:length], value], self._settings, truncated=False, forced=self._forced
+            )
             self._keep(slot, group, found)
 
     def _keep(self, slot: int, group: int, found: Hypothesis) -> None:
@@ -226,7 +229,7 @@ class Generation:
         tokens, values = self._captions.tokens[slot].tolist(), self._captions.values[slot].tolist()
         for beam, score in enumerate(scores):
             if score > -math.inf:
-                found = Hypothesis.of(tokens[beam], values[beam], self._settings, truncated=True)
+                found = Hypothesis.of(tokens[beam], values[beam], self._settings, truncated=True, forced=self._forced)
                 self._keep(slot, beam // self._width, found)
 
     def _release(self, done: list[int]) -> list[tuple[int, list[Hypothesis]]]:

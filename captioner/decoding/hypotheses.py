@@ -72,11 +72,19 @@ class Hypothesis:
     """Sum of the log-probabilities divided by their number to the power of the length penalty."""
     truncated: bool
     """Whether the caption hit the maximum length before its end."""
+    forced: int = 0
+    """How many of the first tokens are the prefix's, which the decoder did not choose."""
 
     @classmethod
     def of(
-        cls, tokens: list[int], log_probabilities: list[float], settings: DecodingSettings, *, truncated: bool
+        cls,
+        tokens: list[int],
+        log_probabilities: list[float],
+        settings: DecodingSettings,
+        *,
+        truncated: bool,
+        forced: int,
     ) -> "Hypothesis":
         """Score a caption; the end token is not among the tokens, its log-probability is the last one."""
         score = sum(log_probabilities) / len(log_probabilities) ** settings.length_penalty
-        return cls(tuple(tokens), tuple(log_probabilities), score, truncated)
+        return cls(tuple(tokens), tuple(log_probabilities), score, truncated, forced)
