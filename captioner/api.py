@@ -171,6 +171,13 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         maps = on_grid(attention, self.model.encoder.grid)
         return Explanation(opened, self._text(tokens), words, maps, self.processor.covered_box(*opened.size))
 
+    def spell(self, caption: Caption) -> list[str]:
+        """The text of each of a caption's tokens, a space before those that begin a word; the end token's is a name.
+
+        They go with its ``log_probabilities``.
+        """
+        return self.tokenizer.pieces([*caption.tokens, *([] if caption.truncated else [self.tokenizer.end_id])])
+
     def calibration_mismatch(
         self, *, candidates: int = 1, decoding: DecodingSettings | None = None, **changes: Any
     ) -> str | None:
