@@ -229,14 +229,19 @@ class Generation:
                 found = Hypothesis.of(tokens[beam], values[beam], self._settings, truncated=True, forced=self._forced)
                 self._keep(slot, beam // self._width, found)
 
+    def _best(self, slot: int) -> list[Hypothesis]:
+        """The finished captions of all groups, best first; one that several groups found is there once."""
+        found = sorted(itertools.chain(*self._finished[slot]), key=lambda one: -one.score)
+        if self._chooser.groups == 1:  # where the same caption is there twice, it was drawn twice
+            return found
+        places = {one.tokens: place for place, one in reversed(list(enumerate(found)))}
+        return [found[place] for place in sorted(places.values())]
+
     def _release(self, done: list[int]) -> list[tuple[int, list[Hypothesis]]]:
         """Free the slots of finished images, for waiting ones or for those at the end; returns what was found."""
         if not done:
             return []
-        found = [
-            (self.images[slot], sorted(itertools.chain(*self._finished[slot]), key=lambda one: -one.score))
-            for slot in done
-        ]
+        found = [(self.images[slot], self._best(slot)) for slot in done]
         new = self._take(len(done))
         if new:
             self._begin(new, done[: len(new)])
