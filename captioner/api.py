@@ -5,8 +5,8 @@ import http.client
 import itertools
 import tempfile
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ from captioner.data.training_images import TrainingImages
 from captioner.decoding.describe import describe_decoding
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
-from captioner.decoding_checks import override_decoding
-from captioner.errors import ConfigError, HubError, ImageError
+from captioner.decoding.requests import resolve_decoding
+from captioner.errors import HubError, ImageError
 from captioner.export_folder import ExportParts, publishable_settings
 from captioner.export_reading import find_export, read_export
 from captioner.export_writing import write_export
@@ -32,7 +32,6 @@ from captioner.models.captioner import CaptionerModel
 from captioner.models.image_processors import ImageProcessor
 from captioner.models.packed_decoder import PackedDecoder
 from captioner.settings import DecodingSettings, Settings
-from captioner.settings_checks import check_settings, nearest_name
 
 if TYPE_CHECKING:
     from captioner.explain import Explanation
@@ -115,7 +114,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             ConfigError: the decoding settings are wrong, or give no such number of candidates.
         """
         several = isinstance(images, list | tuple)
-        decoding = self._decoding(decoding, candidates, changes)
+        decoding = resolve_decoding(self.settings, decoding, candidates, changes)
         found = dict(self._caption_each(images if several else [images], candidates, decoding, listed=several))
         return [found[place] for place in range(len(found))] if several else found[0]
 
@@ -132,7 +131,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         They come about in their order, but not exactly: an image whose caption is finished makes room for a waiting
         one. ``batch_size`` images are taken and opened at a time. Arguments and errors are those of ``caption``.
         """
-        decoding = self._decoding(decoding, candidates, changes)
+        decoding = resolve_decoding(self.settings, decoding, candidates, changes)
         return self._caption_each(images, candidates, decoding, listed=True)
 
     def stream(self, image: Any, *, decoding: DecodingSettings | None = None, **changes: Any) -> Iterator[str]:
@@ -141,7 +140,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         A text is yielded when it is sure to stay: with one beam or sample at every token, with several once all of them
         agree. Arguments and errors are those of ``caption``; the last text is that of its caption.
         """
-        decoding = self._decoding(decoding, 1, changes)
+        decoding = resolve_decoding(self.settings, decoding, 1, changes)
         memories = (self._remember(images) for images in self._open_batches([image], 1, listed=False))
         arguments = (decoding, SpecialTokens.of(self.tokenizer), Phrases.of(decoding, self.tokenizer))
         for tokens in stream_tokens(self._packed(decoding), memories, *arguments):
@@ -187,32 +186,9 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         was fitted. Arguments and errors are those of ``caption``.
         """
         fitted = self.calibration.origin.get("decoding") if self.calibration else None
-        own, found = self.settings.decoding, self._decoding(decoding, candidates, changes)
+        own, found = self.settings.decoding, resolve_decoding(self.settings, decoding, candidates, changes)
         same = replace(found, max_length=own.max_length, precision=own.precision)
         return fitted if fitted != describe_decoding(same) else None
-
-    def _decoding(
-        self, decoding: DecodingSettings | None, candidates: int, changes: Mapping[str, Any]
-    ) -> DecodingSettings:
-        names = [field.name for field in fields(DecodingSettings)]
-        for name in changes:
-            if name not in names:
-                near = nearest_name(name, names)
-                raise ConfigError(f"{name} is no decoding setting; {f'did you mean {near}?' if near else 'see help'}")
-        given = {name: value for name, value in changes.items() if value is not None}
-        found = replace(decoding, **given) if decoding else override_decoding(self.settings.decoding, given)
-        if candidates < 1:
-            raise ConfigError(f"candidates={candidates} is not a number of captions; use 1 or more")
-        check_settings(replace(self.settings, decoding=found))
-        width = "samples" if found.samples else "beams"
-        if candidates > getattr(found, width) and width not in given and found.beam_groups == 1:
-            found = replace(found, **{width: candidates})
-            check_settings(replace(self.settings, decoding=found))
-        if candidates > getattr(found, width):
-            raise ConfigError(
-                f"{getattr(found, width)} {width} cannot give {candidates} candidates; use {width}={candidates} or more"
-            )
-        return found
 
     def _caption_each(
         self, sources: Iterable[Any], candidates: int, decoding: DecodingSettings, *, listed: bool

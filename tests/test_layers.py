@@ -26,8 +26,8 @@ STAIRCASE = """
     models/encoder_files models/image_processors models/encoders models/fast_encoding
     models/projections models/decoder models/packed_weights models/packed_decoder losses models/captioner
 
-    decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
-    decoding/generation
+    decoding/requests decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary
+    decoding/choosing decoding/generation
 
     evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
     evaluation/diversity evaluation/java_programs

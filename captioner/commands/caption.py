@@ -65,14 +65,15 @@ def _run(argv: Sequence[str]) -> int:
     output = open_output(options.output, least=options.min_confidence) if options.output else None
     paths = list(find_images(options.images))
     sidecars = name_sidecars(paths) if options.sidecar else {}
-    new = _leave_out_done(paths, output, sidecars)
-    waiting = paths if options.explain else new  # what is captioned already is drawn all the same
+    waiting = _leave_out_done(paths, output, sidecars)
+    if options.explain:
+        waiting = paths  # what is captioned already is drawn all the same
     if not waiting:
         return 0
     captioner = load_captioner(options.model, options.device)
     _check_confidence(captioner, options)
     if output:
-        output.forget_blank(new)
+        output.forget_blank(waiting)
     single = len(paths) == 1 and not any(Path(name).is_dir() for name in options.images)
     failed = blank = 0
     for result in caption_files(captioner, waiting, options):
@@ -83,16 +84,11 @@ def _run(argv: Sequence[str]) -> int:
         if options.explain:
             layers = _parse_layers(options.explain_layers)
             captioner.explain(Path(result.path), result.captions[0], layers=layers).draw(options.explain)
-        if result.path not in new:
-            continue
         if options.min_confidence is not None:
             result = result.without_doubtful(options.min_confidence)
             blank += not result.captions[0].text
-        if sidecars:
-            sidecars[result.path].write_text(result.captions[0].text + "\n", encoding="utf-8")
-        if output:
-            output.write(result)
-        elif not sidecars:
+        _write_where_missing(result, output, sidecars)
+        if not (output or sidecars):
             print(_format(result, single=single, as_json=options.json), flush=True)
     if blank:
         told = "the caption is" if len(waiting) == 1 else f"{blank} of {len(waiting)} captions are"
@@ -150,17 +146,27 @@ def _parse_layers(text: str | None) -> list[int] | None:
 def _leave_out_done(paths: Sequence[str], output: CaptionFile | None, sidecars: dict[str, Path]) -> list[str]:
     """The images that are still to be captioned; standard error is told how many are not."""
 
-    def is_done(path: str) -> bool:
-        if path == STDIN:  # another image every time
-            return False
-        return (output is None or path in output.done) and (not sidecars or _has_text(sidecars[path]))
+    def is_missing(path: str) -> bool:
+        return not (output or sidecars) or _lacks(output, path) or (bool(sidecars) and not _has_text(sidecars[path]))
 
-    waiting = [path for path in paths if not (output or sidecars) or not is_done(path)]
+    waiting = [path for path in paths if is_missing(path)]
     if len(waiting) < len(paths):
         places = [output.path if output else None, ".txt files beside them" if sidecars else None]
         told = " and ".join(str(place) for place in places if place)
         print(f"{len(paths) - len(waiting)} of {len(paths)} images are in {told} already", file=sys.stderr)
     return waiting
+
+
+def _write_where_missing(result: Captioned, output: CaptionFile | None, sidecars: dict[str, Path]) -> None:
+    if sidecars and not _has_text(sidecars[result.path]):
+        sidecars[result.path].write_text(result.captions[0].text + "\n", encoding="utf-8")
+    if output and _lacks(output, result.path):
+        output.write(result)
+
+
+def _lacks(output: CaptionFile | None, path: str) -> bool:
+    """Whether a file is still to get an image's captions; standard input is another image every time."""
+    return output is not None and (path == STDIN or path not in output.done)
 
 
 def _has_text(sidecar: Path) -> bool:

@@ -312,6 +312,16 @@ def test_sidecars(run, texts, folder):
     assert not Path("a.txt").exists()
 
 
+def test_a_file_and_sidecars_together_get_what_each_lacks(run, texts, folder):
+    assert run("a.png", "--output", "out.jsonl")[0] == 0
+    Path("b.txt").write_text("my own words")
+    assert run(".", "--output", "out.jsonl", "--sidecar")[0] == 0
+    assert {record["path"]: record["caption"] for record in records("out.jsonl")} == texts
+    assert len(records("out.jsonl")) == 3
+    assert Path("a.txt").read_text(encoding="utf-8") == texts["a.png"] + "\n"
+    assert Path("b.txt").read_text() == "my own words"
+
+
 def test_unreadable_images_are_named_and_the_others_captioned(run, texts, folder):
     Path("text.jpg").write_text("I am a text")
     whole = Path("b.jpg").read_bytes()
