@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captioner.api import Captioner
 from captioner.errors import CheckpointError, ConfigError
-from captioner.export_reading import find_export, read_description
+from captioner.export_reading import read_description
 from captioner.onnx_export import ENCODER, ENCODER_TENSORS, STEP, STEP_TENSORS
 from captioner.settings import DecodingSettings
 
@@ -115,8 +115,8 @@ class OnnxCaptioner(Captioner):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "OnnxCaptioner":
-        """Open a folder, or a Hub repository with the files of one; options and errors as of ``Captioner``."""
-        return cls(find_export(pretrained_model_name_or_path, **options))
+        """Open a folder, which must be on this machine; options and errors are those of the constructor."""
+        return cls(pretrained_model_name_or_path, **options)
 
     @property
     def device(self) -> torch.device:
