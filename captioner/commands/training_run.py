@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from captioner.errors import CheckpointError
 from captioner.settings import Settings
 from captioner.settings_checks import parse_metrics
+from captioner.training.timings import EVALUATION, FEATURES, UPLOAD, Stopwatch
 
 if TYPE_CHECKING:
     from captioner.resources import Resources
     from captioner.tasks.captioning import CaptioningTask
+    from captioner.training.loop import RunState
     from captioner.training.processes import Processes
 
 UPLOAD_SECONDS = 60.0
@@ -31,6 +33,7 @@ class Training:
         self.automatic = automatic
         self.folder = Path(settings.trainer.folder) / settings.trainer.run
         self.best = self.folder / "best"
+        self.stopwatch = Stopwatch()
 
     def run(self, resume: Path | None) -> int:
         from captioner.training.device import build_accelerator
@@ -51,7 +54,7 @@ class Training:
             self._announce(task, accelerator, begun=found[1]["step"] if found else 0)
         with self._uploading(enabled=processes.is_main):
             try:
-                self._fit(task, resources, accelerator, found)
+                state = self._fit(task, resources, accelerator, found)
             except InterruptedTrainingError as stopped:
                 if processes.is_main:
                     self._upload_state()
@@ -59,7 +62,7 @@ class Training:
                 return 130 if stopped.signal == 2 else 0
             finally:
                 processes.part()
-            return self._finish(resources) if processes.is_main else 0
+            return self._finish(resources, step=state.step) if processes.is_main else 0
 
     def _find_state(self, resume: Path | None, processes: "Processes") -> "tuple[Path, dict[str, Any]] | None":
         """The checkpoint to go on from; raises ConfigError if the settings are not for it, or a new run has no room."""
@@ -95,7 +98,8 @@ class Training:
             resources = gather_resources(self.settings, tokenizer_path=tokenizer_path, shards=shards)
             if found:
                 check_dataset(self.folder, resources.manifest["fingerprint"])
-            task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+            with self.stopwatch.during(FEATURES):
+                task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
             if resources.shards:  # encoded as they come
                 return resources, task
             # A frozen encoder takes more memory than all that is trained, and only the export needs it again.
@@ -139,7 +143,7 @@ class Training:
             f"(padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )
 
-    def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
+    def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> "RunState":
         from captioner.build import sample_pictures
         from captioner.settings_json import settings_to_dict
         from captioner.training.loop import fit
@@ -155,7 +159,7 @@ class Training:
                 pictures=lambda: sample_pictures(resources),
             )
         try:
-            fit(
+            return fit(
                 task,
                 self.settings,
                 accelerator=accelerator,
@@ -164,6 +168,7 @@ class Training:
                 on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
                 on_saved=self._share_checkpoint,
                 resume=found,
+                stopwatch=self.stopwatch,
             )
         finally:
             trackers.close()
@@ -199,7 +204,16 @@ class Training:
         if self.uploads and self.settings.hub.checkpoints:
             self.uploads.finish(self.best, "The run's state as it was stopped", within=UPLOAD_SECONDS)
 
-    def _finish(self, resources: "Resources") -> int:
+    def _finish(self, resources: "Resources", *, step: int) -> int:
+        """Evaluate the best model, and wait for its last upload."""
+        with self.stopwatch.during(EVALUATION):
+            self._evaluate(resources)
+        with self.stopwatch.during(UPLOAD):
+            uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
+        self.stopwatch.write(self.folder, step)
+        return 0 if uploaded else 1
+
+    def _evaluate(self, resources: "Resources") -> None:
         """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
         from captioner.api import Captioner
         from captioner.calibration import calibrate_if_possible
@@ -232,8 +246,6 @@ class Training:
                 f"free some space and go on with: {self.prog} {self.preset} --resume {self.folder}"
             ) from error
         self._show_caption(captioner, resources)
-        uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
-        return 0 if uploaded else 1
 
     def _show_caption(self, captioner: Any, resources: "Resources") -> None:
         from captioner.data.encoded_images import EncodedImages

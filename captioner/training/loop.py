@@ -21,7 +21,7 @@ from captioner.training.optim import build_optimizer, learning_rate_factor, set_
 from captioner.training.processes import Processes
 from captioner.training.progress import TrainingProgress, count_steps
 from captioner.training.signals import InterruptedTrainingError, caught_signals
-from captioner.training.timings import CHECKPOINT, EXPORT, VALIDATION, WAITING, Stopwatch
+from captioner.training.timings import CHECKPOINT, EXPORT, TRAINING, VALIDATION, WAITING, Stopwatch
 from captioner.training.tracking import Trackers
 
 
@@ -57,6 +57,7 @@ def fit(
     on_best: Callable[[dict[str, Any]], None],
     on_saved: Callable[[Path], None] = lambda checkpoint: None,
     resume: tuple[Path, dict[str, Any]] | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> RunState:
     """Train ``task.module`` to the end of the settings' epochs or steps.
 
@@ -69,13 +70,16 @@ def fit(
         on_best: called with the validation metrics whenever the monitored one is the best so far.
         on_saved: called with every checkpoint.
         resume: a whole checkpoint and its state, as ``find_checkpoint`` returns them.
+        stopwatch: one that has counted what came before; by default time is counted from here on.
 
     Raises:
         InterruptedTrainingError: SIGINT or SIGTERM came; the state is saved.
         CaptionerError: a loss or gradient is not finite; the last checkpoint is left as it is.
         CheckpointError: the checkpoint does not fit the task.
     """
-    return _Fit(task, settings, accelerator, run, trackers, on_best, on_saved).run(resume)
+    stopwatch = stopwatch or Stopwatch()
+    with stopwatch.during(TRAINING):
+        return _Fit(task, settings, accelerator, run, trackers, on_best, on_saved, stopwatch).run(resume)
 
 
 @dataclass
@@ -89,6 +93,7 @@ class _Fit:
     trackers: Trackers
     on_best: Callable[[dict[str, Any]], None]
     on_saved: Callable[[Path], None]
+    stopwatch: Stopwatch
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -97,7 +102,6 @@ class _Fit:
         self.average: WeightAverage | None = None
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
-        self.stopwatch = Stopwatch()
         self.accumulation = self.settings.trainer.gradient_accumulation
         self.total = count_steps(self.task.batches_per_epoch(), self.settings.trainer)
 
