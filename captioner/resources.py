@@ -72,6 +72,12 @@ class AbsentEncoder:
         return encoder
 
 
+def fingerprints(resources: Resources, settings: Settings) -> dict[str, str]:
+    """What a run that is resumed must find again, by its name: the dataset, and an encoder that is not trained."""
+    found = {f"dataset of the name {settings.data.name}": resources.manifest["fingerprint"]}
+    return found if settings.encoder.trainable else {**found, "encoder": encoder_fingerprint(resources.encoder)}
+
+
 def dataset_folder(settings: Settings) -> Path:
     """Where the settings' prepared dataset lives."""
     return Path(settings.data.folder) / settings.data.name

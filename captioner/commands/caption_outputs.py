@@ -68,12 +68,12 @@ class CaptionFile:
 
     def forget_blank(self, paths: Collection[str]) -> None:
         """Take the lines of these images out whose captions are to be written again."""
+        from captioner.whole_writes import write_text
+
         dropped = self._blank.intersection(paths)
         if dropped:
             kept = [line for line in _whole_lines(self.path) if self._path_of(line) not in dropped]
-            temporary = self.path.with_name(f".{self.path.name}.tmp")
-            temporary.write_bytes(b"".join(kept))
-            temporary.replace(self.path)
+            write_text(self.path, b"".join(kept).decode())
 
     def write(self, result: Captioned) -> None:
         """Add one image's captions."""

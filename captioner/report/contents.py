@@ -26,9 +26,11 @@ from captioner.training.tracking import read_metrics
 
 logger = logging.getLogger(__name__)
 
-COUNTS = ("epoch", "train/pairs", "train/tokens")
+TOKENS, PADDING = "train/tokens", "train/padding"
+COUNTS = ("epoch", "train/pairs", TOKENS, PADDING)
 """Numbers of metrics.jsonl that make no curve worth a look."""
 EXAMPLES_PER_GROUP = 4
+LARGEST = 1e100
 _MISSING = Image.new("RGB", (320, 240), "#e9ecf0")
 
 
@@ -65,6 +67,8 @@ class Report:
     """Parts of the model and their weights."""
     seconds: Mapping[str, float]
     """Where the time went."""
+    padding: float | None
+    """Share of the token places that held padding, None for a run that did not count them."""
 
 
 def read_report(run: Path, *, data: Path | None = None) -> Report:
@@ -94,7 +98,14 @@ def read_report(run: Path, *, data: Path | None = None) -> Report:
         samples=_newest_samples(lines),
         shape=_read_shape(run / BEST / "model.safetensors"),
         seconds=read_timings(run),
+        padding=_padding_share(lines),
     )
+
+
+def _padding_share(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    counted = [line for line in lines if all(_is_number(line.get(name)) for name in (PADDING, TOKENS))]
+    padding, tokens = (sum(line[name] for line in counted) for name in (PADDING, TOKENS))
+    return padding / (padding + tokens) if padding + tokens else None
 
 
 def make_charts(lines: Sequence[Mapping[str, Any]]) -> list[Chart]:
@@ -109,10 +120,8 @@ def make_charts(lines: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False
+    """Whether it can be drawn; infinity, NaN and integers beyond all floats cannot."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _are_texts(values: Any) -> bool:

@@ -161,6 +161,8 @@ def _times(report: Report) -> Iterator[str]:
     rows = [[name, _duration(value), f"{value / total:.1%}"] for name, _, value in shares]
     yield _table(["activity", "time", "share"], [*rows, ["together", _duration(total), ""]])
     yield "</div>"
+    if report.padding is not None:
+        yield f'<p class="quiet">Of the places for tokens in training batches, {report.padding:.1%} held padding.</p>'
 
 
 def _duration(seconds: float) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from captioner.training.growing_file import GrowingFile
+
 logger = logging.getLogger(__name__)
 
 TIMINGS = "timings.jsonl"
@@ -46,8 +48,7 @@ class Stopwatch:
         self._switch(self._activity)
         line = json.dumps({"step": step, **{name: round(value, 4) for name, value in self._seconds.items()}})
         try:
-            with (run / TIMINGS).open("a") as file:
-                file.write(line + "\n")
+            GrowingFile(run / TIMINGS).append(line)
         except OSError as error:
             logger.warning("the times until step %d are not recorded: %s", step, error.strerror)
             return

@@ -89,6 +89,16 @@ def test_a_metric_is_a_row_and_a_split_a_column(run):
     assert sum("beam search, 2 beams" in words for words in page.texts) == 1  # both splits were decoded alike
 
 
+def test_the_share_of_padding_is_told(run):
+    lines = [{"step": 1, "train/tokens": 6.0, "train/padding": 2.0}, {"step": 2, "train/tokens": 3, "train/padding": 1}]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [*lines, {"step": 2, "epoch": 1}]))
+    assert report.main([str(run)]) == 0
+    assert "training batches, 25.0% held padding" in read_page(run)[1]
+    (run / "metrics.jsonl").write_text('{"step": 1, "train/tokens": 6}\n')  # of an older run
+    assert report.main([str(run)]) == 0
+    assert "held padding" not in read_page(run)[1]
+
+
 def test_pngs_lie_beside_the_page(run, tmp_path):
     assert report.main([str(run / "best"), "--output", str(tmp_path / "there")]) == 0
     names = {path.name for path in (tmp_path / "there").iterdir()}
@@ -142,6 +152,7 @@ SPLIT = '{"test": {"metrics": {"BLEU-4": 0.5}, "images": 3, "decoding": %s, "una
         ("timings.jsonl", '{"training": "x"}\n{"training": null}\n{"training": -3}\n{"training": 1e999}\n[]\n5'),
         ("metrics.jsonl", '{"step": 1e999, "train/loss": 1}\n{"step": 1, "train/loss": 2}'),
         ("metrics.jsonl", f'{{"step": 1, "train/loss": {"9" * 400}}}\n{{"step": {"9" * 400}, "train/loss": 2}}'),
+        ("metrics.jsonl", '{"step": 1, "train/loss": 1.7e308}\n{"step": 2, "train/loss": -1.7e308}'),
         ("metrics.jsonl", '{"step": 1, "train/loss": "x", "train/other": [], "validation/samples": 5}'),
         ("metrics.jsonl", '{"step": 1, "train/loss": 2, "validation/samples": [5, null]}'),
     ],

@@ -70,8 +70,12 @@ def test_only_seconds_count(tmp_path):
 def test_a_full_disk_loses_no_time(tmp_path, clock, monkeypatch, caplog):
     watch = Stopwatch("training")
     clock.now += 5
+
+    def fill_disk(*words, **options):
+        raise OSError(errno.ENOSPC, "No space left")
+
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(Path, "open", lambda *words: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        patch.setattr(Path, "open", fill_disk)
         watch.write(tmp_path, 1)
     assert caplog.messages == ["the times until step 1 are not recorded: No space left"]
     clock.now += 1
