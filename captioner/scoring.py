@@ -65,7 +65,7 @@ def evaluate_captioner(
         objects = [list(names) for names in rows["objects"]]
         matches = [float(match) for match in scene_matches(captions, objects)]
         more = scene_accuracy(captions, objects), {"scene_accuracy": matches}
-    evaluation = score_set(
+    scored = score_set(
         captions,
         references,
         evaluated,
@@ -75,6 +75,7 @@ def evaluate_captioner(
         seed=seed,
         notes={"training_seed": captioner.settings.trainer.seed, **(notes or {})},
     )
+    evaluation = replace(scored, truncated=[caption.truncated for caption in found])
     if captioner.calibration and "CIDEr-D" in evaluation.image_metrics:
         return _with_confidence(evaluation, [caption.confidence for caption in found])
     return evaluation
@@ -83,8 +84,8 @@ def evaluate_captioner(
 def _with_confidence(evaluation: Evaluation, confidences: list[float]) -> Evaluation:
     """The evaluation with the captions' confidences, and how well they foretell which captions are accepted."""
     images = {**evaluation.image_metrics, "confidence": confidences}
-    metrics = evaluation.metrics | reliability(confidences, images["CIDEr-D"], evaluation.references)
-    return replace(evaluation, metrics=metrics, image_metrics=images)
+    found = reliability(confidences, images["CIDEr-D"], evaluation.truncated, evaluation.references)
+    return replace(evaluation, metrics=evaluation.metrics | found, image_metrics=images)
 
 
 def select_rows(dataset: DatasetDict, split: str, *, limit: int = 0) -> Dataset:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "captioner"
 
 # From the top of the staircase down. ARCHITECTURE.md lists the same files in the same order, and says what each is for.
 STAIRCASE = """
-    __init__ errors settings settings_checks settings_json whole_writes progress
+    __init__ errors settings decoding_checks settings_checks settings_json whole_writes progress
 
     data/images data/records data/encoded_images
     data/scene_model data/scene_backgrounds data/scene_sprites data/scene_captions data/scene_drawing data/scenes
@@ -26,8 +26,8 @@ STAIRCASE = """
     models/encoder_files models/image_processors models/encoders models/fast_encoding
     models/projections models/decoder models/packed_weights models/packed_decoder losses models/captioner
 
-    decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
-    decoding/generation
+    decoding/requests decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary
+    decoding/choosing decoding/generation
 
     evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
     evaluation/diversity evaluation/java_programs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
 from captioner.commands.shell import CommandParser, guard
+from captioner.decoding_checks import override_decoding
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
 from captioner.settings_checks import check_settings, parse_metrics
@@ -177,7 +178,7 @@ def _metrics(options: argparse.Namespace) -> Sequence[str]:
 
 def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettings:
     """The export's decoding settings with those of the command line over them."""
-    changed = replace(settings, decoding=replace(settings.decoding, **given_decoding(options)))
+    changed = replace(settings, decoding=override_decoding(settings.decoding, given_decoding(options)))
     check_settings(changed)
     return changed.decoding
 
@@ -238,6 +239,8 @@ def format_evaluation(evaluation: "Evaluation") -> str:
         interval = evaluation.intervals.get(name)
         edges = f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
         lines.append(f"  {name:<15} {format_score(value)}{edges}")
+    if evaluation.truncated_share:
+        lines.append(f"  {'truncated':<15} {format_score(evaluation.truncated_share)}")
     lines += [f"  {name:<15} unavailable: {reason}" for name, reason in evaluation.unavailable.items()]
     return "\n".join(lines)
 

@@ -48,6 +48,13 @@ class Evaluation:
     """Of the bootstrap."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What else a result file says: the model, its training seed, images that its training saw."""
+    truncated: list[bool] = field(default_factory=list)
+    """Which captions the maximum length cut off; empty where they come from elsewhere."""
+
+    @property
+    def truncated_share(self) -> float:
+        """The share of the captions that the maximum length cut off."""
+        return sum(self.truncated) / len(self.truncated) if self.truncated else 0.0
 
     def summary(self) -> dict[str, Any]:
         """What an export's metrics.json holds of a split."""
@@ -69,6 +76,7 @@ class Evaluation:
             "metric_versions": metric_versions(self.metrics),
             "captioner_version": captioner.__version__,
             "seed": self.seed,
+            **({"truncated": self.truncated_share} if self.truncated else {}),
             "unavailable": self.unavailable,
             **self.notes,
         }
@@ -79,6 +87,7 @@ class Evaluation:
             yield {
                 "image_id": image_id,
                 "caption": self.captions[row],
+                **({"truncated": self.truncated[row]} if self.truncated else {}),
                 "references": self.references[row],
                 "metrics": {name: values[row] for name, values in self.image_metrics.items()},
                 **({"bleu_counts": self.bleu_counts[row]} if self.bleu_counts else {}),

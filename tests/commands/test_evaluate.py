@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from tiny_models import end_captions
 
+from captioner import Captioner
 from captioner.commands import evaluate, prepare, train
 from captioner.data import scenes
 from captioner.data.training_images import TrainingImages
@@ -42,6 +44,20 @@ def test_a_file_of_scores_and_a_sheet_of_examples(trained, tmp_path, capsys):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 100
+
+
+def test_what_the_maximum_length_cut_off_is_counted(workshop, trained, tmp_path, capsys):
+    assert evaluate.main([str(trained), "--max-length", "2", "--output", str(tmp_path / "cut.json")]) == 0
+    assert "  truncated       1.0000\n" in capsys.readouterr().out
+    content = json.loads((tmp_path / "cut.json").read_text())
+    assert content["truncated"] == 1.0
+    assert [image["truncated"] for image in content["per_image"]] == [True] * 3
+    assert [image["metrics"]["confidence"] for image in content["per_image"]] == [0.0] * 3
+    end_captions(Captioner.from_pretrained(trained)).save_pretrained(tmp_path / "whole")
+    words = ["--data", str(workshop.data / "photos"), "--output", str(tmp_path / "whole.json")]
+    assert evaluate.main([str(tmp_path / "whole"), *words]) == 0
+    assert "truncated" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "whole.json").read_text())["truncated"] == 0.0
 
 
 def test_images_of_the_training_are_refused(export, told, capsys):
@@ -100,7 +116,7 @@ def test_scenes_are_measured_by_their_objects(workshop, monkeypatch, capsys):
 
 def test_the_result_says_of_which_images_and_training_it_is(export, tmp_path):
     output = tmp_path / "scores.json"
-    words = ["--bootstrap-seed", "2", "--seed", "5", "--metrics", "CIDEr-D"]
+    words = ["--bootstrap-seed", "2", "--samples", "1", "--seed", "5", "--metrics", "CIDEr-D"]
     assert evaluate.main([str(export), "--output", str(output), *words]) == 0
     content = json.loads(output.read_text())
     assert content["set"] == "3 images, photos test"
