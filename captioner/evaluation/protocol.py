@@ -8,10 +8,9 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import PurePosixPath
 
 import captioner
-from captioner.data.photo_names import photo_key
+from captioner.data.photo_names import image_key
 from captioner.data.records import COCO_IMAGES, FLICKR8K_IMAGES, FLICKR30K_IMAGES
 from captioner.errors import DataError
 from captioner.evaluation.references import ReferenceSet
@@ -101,14 +100,13 @@ def refuse_different_set(evaluated: EvaluatedSet) -> None:
 
 def fingerprint_ids(image_ids: Iterable[str]) -> str:
     """SHA-256 of image ids, shortened to 16 digits; a photo's names in several datasets count as one."""
-    keys = sorted(photo_key(name) or photo_key(f"{name}.jpg") or PurePosixPath(name).as_posix() for name in image_ids)
-    return _hash(keys)
+    return _hash(sorted(map(image_key, image_ids)))
 
 
 def fingerprint_references(references: ReferenceSet) -> str:
     """SHA-256 of the image ids and their captions, in whatever order, shortened to 16 digits."""
     rows = zip(references.image_ids, references.captions, strict=True)
-    return _hash(sorted("\t".join([photo_key(name) or name, *sorted(map(_squeeze, texts))]) for name, texts in rows))
+    return _hash(sorted("\t".join([image_key(name), *sorted(map(_squeeze, texts))]) for name, texts in rows))
 
 
 def metric_versions(names: Iterable[str]) -> dict[str, str]:

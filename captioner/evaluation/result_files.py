@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner.data.photo_names import photo_key
+from captioner.data.photo_names import image_key
 from captioner.data.records import read_json
 from captioner.errors import DataError
 from captioner.evaluation import bleu
@@ -46,7 +46,7 @@ def read_result(path: str | Path) -> Result:
     try:
         if content["format"] != RESULT_FORMAT:
             raise DataError(f"{path}: has format {content['format']}, not {RESULT_FORMAT}; evaluate again")
-        images = sorted(content.pop("per_image"), key=lambda image: photo_key(image["image_id"]) or image["image_id"])
+        images = sorted(content.pop("per_image"), key=lambda image: image_key(image["image_id"]))
         names = [name for name in images[0]["metrics"] if name not in bleu.NAMES]
         means = {name: [float(image["metrics"][name]) for image in images] for name in names}
         counts = [list(map(int, image["bleu_counts"])) for image in images if "bleu_counts" in image]
