@@ -35,7 +35,8 @@ class TrainingImages:
     @classmethod
     def of(cls, names: Iterable[str], *, dataset: str, fingerprint: str) -> "TrainingImages":
         """Take down the image ids of a training split."""
-        return cls(dataset, fingerprint, frozenset(_digest(_photo_key(name, dataset) or _plain_key(name)) for name in names))
+        keys = (_photo_key(name, dataset) or _plain_key(name) for name in names)
+        return cls(dataset, fingerprint, frozenset(map(_digest, keys)))
 
     def after(self, earlier: "TrainingImages") -> "TrainingImages":
         """These, seen by weights that had seen others before; what was seen twice is listed once."""
