@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
+from captioner.commands.overlap import count_overlap
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
 from captioner.settings_checks import check_settings, parse_metrics
 
 if TYPE_CHECKING:
-    from captioner.api import Captioner
-    from captioner.data.training_images import TrainingImages
     from captioner.evaluation.results import Evaluation
 
 EXAMPLES = """examples:
@@ -143,7 +142,9 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         references = prepared_references(dataset[split], manifest, dataset=name, split=split)
         if not options.allow_different_set:
             refuse_different_set(describe_set(references))
-        notes["training_overlap"] = _check_overlap(captioner, references, allow=options.allow_overlap)
+        notes["training_overlap"] = count_overlap(
+            captioner, references, [folder, _home(captioner.settings.data)], allow=options.allow_overlap
+        )
     evaluation = evaluate_captioner(
         captioner,
         dataset,
@@ -185,31 +186,6 @@ def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettin
 def _home(data: DataSettings) -> Path:
     """Where the dataset that a captioner was trained on is, if it is on this machine."""
     return Path(data.folder) / data.name
-
-
-def _check_overlap(captioner: "Captioner", references: Any, *, allow: bool) -> int | str:
-    """How many images the training saw; raises DataError for any unless they are allowed."""
-    from captioner.data.training_images import refuse_overlap
-
-    trained = captioner.training_images or _training_images_at(_home(captioner.settings.data))
-    if trained is None:
-        print("the export has no list of its training images: not checked whether it saw these", file=sys.stderr)
-        return "not checked: the export has no list of its training images"
-    of = {"dataset": references.dataset, "fingerprint": references.fingerprint}
-    if not allow:
-        refuse_overlap(trained, references.image_ids, split=references.split, **of)
-    return len(trained.shared(references.image_ids, **of))
-
-
-def _training_images_at(home: Path) -> "TrainingImages | None":
-    """Those of the dataset that a captioner says it was trained on, for an export without a list of its own."""
-    from captioner.data.prepared import open_prepared, read_manifest
-    from captioner.data.training_images import TrainingImages
-
-    if not home.is_dir():
-        return None
-    names, fingerprint = open_prepared(home)["train"]["image_id"], read_manifest(home)["fingerprint"]
-    return TrainingImages.of(names, dataset=home.name, fingerprint=fingerprint)
 
 
 def _training_captions(data: DataSettings, evaluated: str) -> Iterable[str] | None:

@@ -134,17 +134,48 @@ def test_photos_of_the_training_are_refused_under_another_datasets_name(workshop
     assert evaluate.main([*words, "--split", "train"]) == 0
 
 
-def test_an_export_without_a_list_is_checked_against_its_dataset(workshop, export, tmp_path, told, capsys):
+@pytest.fixture
+def listless(export, tmp_path):
+    """Return an export without a list of its training images, which says that its dataset is called so."""
+
+    def make(dataset: str = "photos"):
+        bare = shutil.copytree(export, tmp_path / f"export of {dataset}")
+        (bare / "training_images.json").unlink()
+        config = json.loads((bare / "config.json").read_text())
+        config["settings"]["data"].update(name=dataset, folder=str(tmp_path / "nothing"))
+        (bare / "config.json").write_text(json.dumps(config))
+        return str(bare)
+
+    return make
+
+
+def test_an_export_without_a_list_is_checked_against_its_dataset(export, tmp_path, told):
     bare = shutil.copytree(export, tmp_path / "export")
     (bare / "training_images.json").unlink()
     assert evaluate.main([str(bare), "--split", "train"]) == 2
     assert "6 of the 6 images of split train were in the captioner's training" in told()
-    config = json.loads((bare / "config.json").read_text())
-    config["settings"]["data"]["name"] = "elsewhere"
-    (bare / "config.json").write_text(json.dumps(config))
-    data = str(workshop.data / "photos")
-    assert evaluate.main([str(bare), "--split", "train", "--data", data, "--metrics", "BLEU"]) == 0
-    assert "not checked whether it saw these" in capsys.readouterr().err
+
+
+def test_an_export_without_a_list_is_checked_against_its_dataset_elsewhere(workshop, listless, told, capsys):
+    words = [listless(), "--data", str(workshop.data / "photos"), "--metrics", "BLEU"]
+    assert evaluate.main([*words, "--split", "train"]) == 2
+    assert "6 of the 6 images of split train were in the captioner's training" in told()
+    assert evaluate.main(words) == 0
+    assert capsys.readouterr().out.startswith("test: 3 images, photos test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_nobody_can_know_the_training_saw_is_refused(workshop, listless, split, tmp_path, told):
+    words = [listless("elsewhere"), "--data", str(workshop.data / "photos"), "--split", split, "--metrics", "BLEU"]
+    assert evaluate.main(words) == 2
+    assert told() == (
+        "error: the export has no list of its training images, and its dataset elsewhere is not here: nobody knows "
+        f"whether it saw split {split} of photos; give --allow-overlap to evaluate on it all the same\n"
+    )
+    output = tmp_path / "scores.json"
+    assert evaluate.main([*words, "--allow-overlap", "--output", str(output)]) == 0
+    expected = "not checked: the export has no list of its training images"
+    assert json.loads(output.read_text())["training_overlap"] == expected
 
 
 def test_a_damaged_list_of_training_images_is_one_line(export, tmp_path, told):
