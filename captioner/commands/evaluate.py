@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
 from captioner.commands.overlap import count_overlap
-from captioner.commands.shell import CommandParser, guard
+from captioner.commands.shell import CommandParser, check_output, guard
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
 from captioner.settings_checks import check_settings, parse_metrics
@@ -84,10 +84,7 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.predictions and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} needs a model; leave it out with --predictions")
     for path in filter(None, (options.output, options.examples)):
-        if Path(path).is_dir():
-            raise ConfigError(f"{path}: is a folder; name a file in it")
-        if not Path(path).resolve().parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {Path(path).parent}; make it first")
+        check_output(path)
     if options.limit < 0:
         raise ConfigError(f"--limit {options.limit}: use 1 or more, or leave it out for all images")
     if options.bootstrap_seed < 0:

@@ -63,7 +63,7 @@ def read_result(path: str | Path) -> Result:
 
 
 def compare_results(first: Result, second: Result, *, shuffles: int = SHUFFLES, seed: int = 0) -> dict[str, Difference]:
-    """Test the differences second - first by every metric that both have.
+    """Test the differences second - first of the sets' scores by every metric that both have.
 
     Raises DataError where the images, their references, the tokenizer or the metrics' versions differ, or no metric is
     in both.
@@ -78,7 +78,11 @@ def compare_results(first: Result, second: Result, *, shuffles: int = SHUFFLES, 
         for result in (first, second)
     ]
     found = compare_scores(*sides, shuffles=shuffles, seed=seed)
-    return {name: found[name] for name in first.metrics if name in found}
+    return {
+        name: found[name].move_to(second.metrics[name] - score)
+        for name, score in first.metrics.items()
+        if name in found
+    }
 
 
 def _check_comparable(first: Result, second: Result) -> None:

@@ -8,6 +8,7 @@ https://aclanthology.org/W04-3250. Approximate randomisation: Noreen, Computer-I
 Hypotheses, 1989; Riezler and Maxwell, 2005, https://aclanthology.org/W05-0908.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ DRAWS_A_BLOCK = 2_000_000
 """Random numbers that are kept in memory at once."""
 ROUNDING = 1e-12
 """Differences this near to the observed one count as equal to it."""
+SAME = 1e-9
+"""A score of a set this near to the mean of its images' is that mean."""
 
 Floats = NDArray[numpy.float64]
 
@@ -64,6 +67,15 @@ class Difference:
     """The 95 % interval of the difference, by paired bootstrap."""
     p: float
     """Two-sided: how often swapping the systems' captions at random makes at least this difference."""
+    of_images: bool = False
+    """Whether p and the interval's width are those of the mean over images, from which the score of a set differs."""
+
+    def move_to(self, value: float) -> "Difference":
+        """The same around the difference of the sets' scores, where that is not the mean difference of the images'."""
+        if math.isclose(value, self.value, rel_tol=0, abs_tol=SAME):
+            return self
+        offset = value - self.value
+        return Difference(value, self.low + offset, self.high + offset, self.p, of_images=True)
 
 
 def bootstrap_intervals(
