@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from datasets import Dataset, DatasetDict
 
 from captioner.api import Captioner
@@ -15,6 +16,7 @@ from captioner.evaluation.protocol import describe_set
 from captioner.evaluation.references import prepared_references, training_captions
 from captioner.evaluation.results import Evaluation, score_set
 from captioner.evaluation.scene_accuracy import scene_accuracy, scene_matches
+from captioner.models.packed_weights import choose_precision
 from captioner.progress import Progress
 from captioner.settings import DecodingSettings
 
@@ -73,11 +75,20 @@ def evaluate_captioner(
         metrics=metrics,
         more=more,
         seed=seed,
-        notes={"training_seed": captioner.settings.trainer.seed, **(notes or {})},
+        notes={
+            "training_seed": captioner.settings.trainer.seed,
+            "precision": choose_precision(decoding.precision, captioner.device),
+            "device": _name_device(captioner.device),
+            **(notes or {}),
+        },
     )
     if captioner.calibration and "CIDEr-D" in evaluation.image_metrics:
         return _with_confidence(evaluation, [caption.confidence for caption in found])
     return evaluation
+
+
+def _name_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _with_confidence(evaluation: Evaluation, confidences: list[float]) -> Evaluation:

@@ -202,9 +202,9 @@ def format_evaluation(evaluation: "Evaluation") -> str:
 
     decoding = ""
     if evaluation.decoding:
-        from captioner.decoding.describe import describe_decoding
+        from captioner.decoding.describe import describe_run
 
-        decoding = f", {describe_decoding(evaluation.decoding)}"
+        decoding = f", {describe_run(evaluation.summary())}"
     split = f"{evaluation.split}: " if evaluation.split else ""
     lines = [f"{split}{evaluation.evaluated.label}{decoding}"]
     for name, value in evaluation.metrics.items():

@@ -8,11 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from captioner.decoding.describe import describe_decoding
+from captioner.decoding.describe import describe_run
 from captioner.evaluation.example_sheet import GROUPS, Example
 from captioner.report.charts import draw_svg
 from captioner.report.contents import Report
-from captioner.settings import DecodingSettings, setting_values
+from captioner.settings import setting_values
 from captioner.settings_json import settings_from_dict
 from captioner.training.timings import CHECKPOINT, EXPORT, TRAINING, VALIDATION, WAITING
 
@@ -97,7 +97,7 @@ def _metrics(report: Report) -> Iterator[str]:
     names = dict.fromkeys(name for found in splits for name in found["metrics"])
     rows = [[name, *(_number(found["metrics"].get(name)) for found in splits)] for name in names]
     yield _table(["", *report.splits], [["images", *(_number(found["images"]) for found in splits)], *rows])
-    for decoding in dict.fromkeys(describe_decoding(DecodingSettings(**found["decoding"])) for found in splits):
+    for decoding in dict.fromkeys(describe_run(found) for found in splits):
         yield f'<p class="quiet">Decoding: {escape(decoding)}.</p>'
     missing = {name: reason for found in report.splits.values() for name, reason in found["unavailable"].items()}
     yield from (f'<p class="quiet">{escape(f"{name}: {reason}")}</p>' for name, reason in missing.items())

@@ -1,16 +1,19 @@
 """`captioner evaluate`."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
 from captioner.commands import evaluate, prepare, train
 from captioner.data import scenes
 from captioner.data.training_images import TrainingImages
+from captioner.models.packed_weights import choose_precision
 
 
 def test_the_scores_come_with_the_decoding_settings(export, capsys):
@@ -18,7 +21,7 @@ def test_the_scores_come_with_the_decoding_settings(export, capsys):
     captured = capsys.readouterr()
     first, *lines = captured.out.splitlines()
     assert first.startswith("test: 2 of the 3 images, photos test, greedy, ")
-    assert first.endswith(", 1 to 5 tokens")
+    assert re.search(r", 1 to 5 tokens, (fp32|bf16) on cpu$", first)
     values = {line.split()[0]: line.split()[1] for line in lines}
     assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr", "METEOR", "ECE"} <= values.keys()
     assert values["vocabulary"].isdecimal()
@@ -33,6 +36,7 @@ def test_a_file_of_scores_and_a_sheet_of_examples(trained, tmp_path, capsys):
     content = json.loads((tmp_path / "scores.json").read_text())
     assert content["split"] == "validation"
     assert content["decoding"]["beams"] == 2
+    assert (content["precision"], content["device"]) == (choose_precision("auto", torch.device("cpu")), "cpu")
     assert content["images"] == 2
     assert content["references"] == 4
     assert [image["image_id"] for image in content["per_image"]] == ["6.png", "7.png"]
@@ -42,6 +46,17 @@ def test_a_file_of_scores_and_a_sheet_of_examples(trained, tmp_path, capsys):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 100
+
+
+def test_the_precision_that_ran_is_told_once(export, tmp_path, capsys):
+    output = tmp_path / "scores.json"
+    words = ["--precision", "int8", "--metrics", "BLEU", "--update-card", "--output", str(output)]
+    copied = shutil.copytree(export, tmp_path / "export")
+    assert evaluate.main([str(copied), *words]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(", 1 to 6 tokens, int8 on cpu")
+    content = json.loads(output.read_text())
+    assert (content["decoding"]["precision"], content["precision"]) == ("int8", "int8")
+    assert "tokens, int8 on cpu" in (copied / "README.md").read_text()
 
 
 def test_images_of_the_training_are_refused(export, told, capsys):
