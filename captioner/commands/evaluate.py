@@ -8,13 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
+from captioner.commands.metric_arguments import (
+    CLIP_NAMES,
+    add_metric_flags,
+    check_metric_flags,
+    chosen_metrics,
+    open_dual_encoder,
+    read_frequencies,
+    save_frequencies,
+)
 from captioner.commands.overlap import count_overlap
 from captioner.commands.shell import CommandParser, check_output, guard
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
-from captioner.settings_checks import check_settings, parse_metrics
+from captioner.settings_checks import check_settings
 
 if TYPE_CHECKING:
+    from captioner.evaluation.caption_metrics import ScoredMetric
+    from captioner.evaluation.clip_score import DualEncoder
+    from captioner.evaluation.references import ReferenceSet
     from captioner.evaluation.results import Evaluation
 
 EXAMPLES = """examples:
@@ -22,6 +34,7 @@ EXAMPLES = """examples:
   captioner evaluate checkpoints/scenes/best --split test_unseen --examples sheet.png
   captioner evaluate me/captioner --data data/flickr8k --beams 5 --output scores.json
   captioner evaluate --predictions theirs.json --references dataset_flickr30k.json --output theirs-scores.json
+  captioner evaluate --references data/coco --split train --save-document-frequencies coco.json.gz
 """
 MODEL_ONLY = ("data", "limit", "examples", "allow_overlap", "update_card")
 
@@ -50,7 +63,7 @@ def _parser() -> CommandParser:
         metavar="PATH",
         help="what to compare predictions with: COCO annotations, a Karpathy JSON or a prepared dataset's folder",
     )
-    parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
+    add_metric_flags(parser)
     parser.add_argument(
         "--bootstrap-seed", type=int, default=0, metavar="N", help="of the confidence intervals (default: 0)"
     )
@@ -71,25 +84,29 @@ def _parser() -> CommandParser:
 def _evaluate(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     _check_options(options)
-    return _evaluate_predictions(options) if options.predictions else _evaluate_model(options)
+    if options.model:
+        return _evaluate_model(options)
+    return _evaluate_predictions(options) if options.predictions else _count_ngrams(options)
 
 
 def _check_options(options: argparse.Namespace) -> None:
     """Raise ConfigError for what would go wrong only after minutes of captioning."""
-    if bool(options.predictions) == bool(options.model):
+    counting = options.save_document_frequencies and options.references
+    if (options.model and options.predictions) or not (options.model or options.predictions or options.references):
         raise ConfigError("name a model, or --predictions with --references; see captioner evaluate --help")
-    if bool(options.predictions) != bool(options.references):
+    if bool(options.predictions) != bool(options.references) and not (counting and not options.model):
         raise ConfigError("--predictions and --references belong together; give both")
     given = [*given_decoding(options), *(name for name in MODEL_ONLY if getattr(options, name))]
-    if options.predictions and given:
+    if not options.model and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} needs a model; leave it out with --predictions")
+    check_metric_flags(options)
     for path in filter(None, (options.output, options.examples)):
         check_output(path)
     if options.limit < 0:
         raise ConfigError(f"--limit {options.limit}: use 1 or more, or leave it out for all images")
     if options.bootstrap_seed < 0:
         raise ConfigError(f"--bootstrap-seed {options.bootstrap_seed}: use 0 or more")
-    if options.examples and "CIDEr-D" not in _metrics(options):
+    if options.examples and "CIDEr-D" not in chosen_metrics(options):
         raise ConfigError("--examples are picked by CIDEr-D: have it among --metrics")
     if options.limit and options.update_card:
         raise ConfigError("--limit and --update-card: a part of a split is no score for a model card; leave one out")
@@ -101,11 +118,16 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
     from captioner.evaluation.references import read_references
     from captioner.evaluation.results import score_set
 
-    metrics = _metrics(options)
+    metrics, encoder, frequencies = (
+        chosen_metrics(options),
+        open_dual_encoder(options),
+        read_frequencies(options),
+    )
     predictions = read_predictions(options.predictions)
     references = read_references(options.references, options.split or "")
     if not options.allow_different_set:
         refuse_different_set(describe_set(references))
+    save_frequencies(options, references.captions)
     captions, scored = align_predictions(predictions, references, allow_missing=options.allow_different_set)
     if empty := sum(not caption.strip() for caption in captions):
         print(f"{empty:,} of the {len(captions):,} captions are empty; they score 0", file=sys.stderr)
@@ -114,10 +136,33 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
         scored,
         describe_set(scored, of=references),
         metrics=metrics,
+        document_frequencies=frequencies,
+        more=_score_with_images(encoder, captions, scored, options) if encoder else None,
+        made_with=dict.fromkeys(CLIP_NAMES.values(), encoder.label) if encoder else None,
         seed=options.bootstrap_seed,
         notes={"predictions": options.predictions, "training_overlap": "not checked: no model"},
     )
     _report(evaluation, options, model=Path(options.predictions).stem)
+    return 0
+
+
+def _score_with_images(
+    encoder: "DualEncoder", captions: Sequence[str], references: "ReferenceSet", options: argparse.Namespace
+) -> "ScoredMetric":
+    from captioner.data.encoded_images import EncodedImages
+    from captioner.evaluation.clip_score import score_captions_with_images
+    from captioner.evaluation.references import prepared_rows
+
+    images = EncodedImages(prepared_rows(Path(options.references), references))
+    return score_captions_with_images(encoder, images, captions, references.captions)
+
+
+def _count_ngrams(options: argparse.Namespace) -> int:
+    from captioner.evaluation.references import read_references
+
+    references = read_references(options.references, options.split or "")
+    save_frequencies(options, references.captions)
+    print(f"document frequencies of {len(references.image_ids):,} images: {options.save_document_frequencies}")
     return 0
 
 
@@ -128,7 +173,11 @@ def _evaluate_model(options: argparse.Namespace) -> int:
     from captioner.evaluation.references import prepared_references
     from captioner.scoring import evaluate_captioner
 
-    metrics = _metrics(options)
+    metrics, encoder, frequencies = (
+        chosen_metrics(options),
+        open_dual_encoder(options),
+        read_frequencies(options),
+    )
     captioner = Captioner.from_pretrained(options.model)
     folder = Path(options.data) if options.data else _home(captioner.settings.data)
     dataset, manifest = open_prepared(folder), read_manifest(folder)
@@ -139,6 +188,7 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         references = prepared_references(dataset[split], manifest, dataset=name, split=split)
         if not options.allow_different_set:
             refuse_different_set(describe_set(references))
+        save_frequencies(options, references.captions)
         notes["training_overlap"] = count_overlap(
             captioner, references, [folder, _home(captioner.settings.data)], allow=options.allow_overlap
         )
@@ -151,6 +201,8 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         decoding=decoding,
         limit=options.limit,
         metrics=metrics,
+        document_frequencies=frequencies,
+        dual_encoder=encoder,
         seed=options.bootstrap_seed,
         training=_training_captions(captioner.settings.data, name),
         notes=notes,
@@ -165,12 +217,6 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         captioner.metrics[split if own else f"{name} {split}"] = evaluation.summary()
         save_scores(captioner, options.model)
     return 0
-
-
-def _metrics(options: argparse.Namespace) -> Sequence[str]:
-    from captioner.evaluation.caption_metrics import DEFAULT_METRICS
-
-    return parse_metrics(options.metrics) if options.metrics is not None else DEFAULT_METRICS
 
 
 def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettings:

@@ -109,12 +109,17 @@ def fingerprint_references(references: ReferenceSet) -> str:
     return _hash(sorted("\t".join([image_key(name), *sorted(map(_squeeze, texts))]) for name, texts in rows))
 
 
-def metric_versions(names: Iterable[str]) -> dict[str, str]:
-    """What computed each metric, with its version."""
+def metric_versions(names: Iterable[str], made_with: Mapping[str, str]) -> dict[str, str]:
+    """What computed each metric, with its version.
+
+    Arguments:
+        names: of metrics.
+        made_with: what else some of them depend on, by their name: a dual encoder, document frequencies of a file.
+    """
     ours = f"captioner {captioner.__version__}"
     theirs = f"pycocoevalcap {metadata.version('pycocoevalcap')}"
     others = {"METEOR": f"{ours} (METEOR 1.5, data of {theirs})", "SPICE": theirs}
-    return {name: others.get(name, ours) for name in names}
+    return {name: others.get(name, ours) + (f" ({made_with[name]})" if name in made_with else "") for name in names}
 
 
 def _find_protocol(references: ReferenceSet) -> Protocol | None:

@@ -100,6 +100,15 @@ def training_captions(dataset: Mapping[str, Any]) -> Iterable[str] | None:
     return (text for block in blocks for captions in block["captions"] for text in captions)
 
 
+def prepared_rows(folder: Path, references: ReferenceSet) -> Any:
+    """The rows of the prepared dataset that references were read from, in their order, a ``datasets.Dataset``."""
+    from captioner.data.prepared import open_prepared, read_manifest
+
+    rows = open_prepared(folder)[_find_split(folder, references.split, read_manifest(folder)["images"])]
+    places = {name: row for row, name in enumerate(rows["image_id"])}
+    return rows.select([places[name] for name in references.image_ids])
+
+
 def _read_prepared(folder: Path, split: str) -> ReferenceSet:
     from captioner.data.prepared import open_prepared, read_manifest
 

@@ -13,11 +13,13 @@ from captioner.evaluation.caption_metrics import (
     score_pairs,
     tokenize_pairs,
 )
+from captioner.evaluation.document_frequencies import DocumentFrequencies
 from captioner.evaluation.protocol import TOKENIZER, EvaluatedSet, fingerprint_references, metric_versions
 from captioner.evaluation.references import ReferenceSet
 from captioner.evaluation.significance import BOOTSTRAP_SAMPLES, LEVEL, ImageScores, bootstrap_intervals
 from captioner.settings import DecodingSettings
 
+CIDER_NAMES = ("CIDEr-D", "CIDEr")
 NO_TRAINING_CAPTIONS = "no training captions to compare with; a prepared dataset and a Karpathy JSON have them"
 
 
@@ -46,6 +48,8 @@ class Evaluation:
     """Of each image; empty where BLEU was not asked for."""
     seed: int
     """Of the bootstrap."""
+    made_with: dict[str, str] = field(default_factory=dict)
+    """What some metrics depend on besides the captions, by their name."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What else a result file says: the model, its training seed, images that its training saw."""
 
@@ -66,7 +70,7 @@ class Evaluation:
             "references_fingerprint": self.references_fingerprint,
             "decoding": self.decoding and asdict(self.decoding),
             "tokenizer": TOKENIZER,
-            "metric_versions": metric_versions(self.metrics),
+            "metric_versions": metric_versions(self.metrics, self.made_with),
             "captioner_version": captioner.__version__,
             "seed": self.seed,
             "unavailable": self.unavailable,
@@ -92,7 +96,9 @@ def score_set(
     *,
     decoding: DecodingSettings | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    document_frequencies: DocumentFrequencies | None = None,
     more: ScoredMetric | None = None,
+    made_with: Mapping[str, str] | None = None,
     seed: int = 0,
     notes: Mapping[str, Any] | None = None,
 ) -> Evaluation:
@@ -104,11 +110,15 @@ def score_set(
         evaluated: which images they are, as ``describe_set`` names them.
         decoding: how the captions were made, where a model of ours made them.
         metrics: names out of ``caption_metrics.METRICS``.
+        document_frequencies: what CIDEr weighs n-grams by; these references unless given.
         more: scores by other metrics, of the set and of each image.
+        made_with: what those depend on besides the captions, by their name.
         seed: of the bootstrap.
         notes: what else the result shall say.
     """
-    pairs = CaptionPairs(*tokenize_pairs(captions, references.captions), training=references.training)
+    tokens = tokenize_pairs(captions, references.captions)
+    pairs = CaptionPairs(*tokens, document_frequencies, references.training)
+    weighed = dict.fromkeys(CIDER_NAMES, document_frequencies.describe()) if document_frequencies else {}
     scores = score_pairs(pairs, metrics=metrics)
     if "diversity" in metrics and references.training is None:
         scores.unavailable[diversity.NOVELTY] = NO_TRAINING_CAPTIONS
@@ -129,6 +139,7 @@ def score_set(
         _intervals(corpus, images, counts, seed),
         counts,
         seed,
+        {**weighed, **(made_with or {})},
         dict(notes or {}),
     )
 
