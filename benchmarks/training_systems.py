@@ -69,7 +69,14 @@ def run_fit(task: CaptioningTask, settings: Settings, pacer: Pacer) -> None:
     accelerator = build_accelerator(settings)
     pacer.begin()
     with tempfile.TemporaryDirectory() as run, contextlib.redirect_stderr(io.StringIO()):
-        fit(task, settings, accelerator=accelerator, run=Path(run), trackers=Trackers([]), on_best=lambda metrics: None)
+        fit(
+            task,
+            settings,
+            accelerator=accelerator,
+            run=Path(run),
+            begin=lambda: Trackers([]),
+            on_best=lambda metrics: None,
+        )
 
 
 def train_peer(work: Work, trainable: bool, cached: bool, pacer: Pacer) -> None:

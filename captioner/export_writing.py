@@ -1,7 +1,5 @@
 """Writes an export's folder, in safetensors and JSON."""
 
-import os
-import re
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -28,6 +26,7 @@ from captioner.models.encoders import ImageEncoder, encoder_config, encoder_fing
 from captioner.models.image_processors import ImageProcessor
 from captioner.settings import Settings
 from captioner.settings_json import settings_to_dict
+from captioner.whole_writes import as_os_error
 
 
 def write_export(parts: ExportParts, folder: Path) -> None:
@@ -43,7 +42,7 @@ def write_export(parts: ExportParts, folder: Path) -> None:
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # safetensors reports a full disk as its own error
-        raise _as_os_error(error, folder / WEIGHTS) from error
+        raise as_os_error(error, folder / WEIGHTS) from error
     parts.card().save(folder / CARD)
 
 
@@ -82,11 +81,6 @@ def write_encoder(encoder: ImageEncoder, processor: ImageProcessor, folder: Path
     write_json(folder / PROCESSOR, processor.to_dict())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def _as_os_error(error: SafetensorError, path: Path) -> OSError:
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))
 
 
 def _bundles_encoder(settings: Settings, encoder: ImageEncoder) -> bool:

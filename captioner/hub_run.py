@@ -4,7 +4,6 @@ A repository that a training uploaded to with ``hub.checkpoints`` holds a run's 
 export, and no optimizer's state: with that begins a new training from old weights, also on other data.
 """
 
-import json
 import logging
 import os
 import random
@@ -23,13 +22,22 @@ from captioner.export_reading import read_export
 from captioner.export_writing import write_encoder
 from captioner.hub import TRAINING, download
 from captioner.models.captioner import CaptionerModel
-from captioner.run_folder import BEST, SETTINGS, check_free, check_resumable, read_settings, write_settings
+from captioner.run_folder import (
+    BEST,
+    SETTINGS,
+    check_free,
+    check_resumable,
+    read_description,
+    read_settings,
+    write_settings,
+)
 from captioner.settings import HubSettings, Settings, TrainerSettings
 from captioner.settings_json import settings_to_dict
 from captioner.sharing import ENCODER, STREAMED
 from captioner.training import states
-from captioner.training.checkpoint import list_checkpoints, read_state, save_checkpoint, write_folder
-from captioner.training.loop import RunState
+from captioner.training.checkpoint import list_checkpoints, read_state, save_checkpoint
+from captioner.training.run_state import RunState
+from captioner.whole_writes import write_folder
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +46,10 @@ WANTED = ["*.json", "*.jsonl", "*.safetensors", "README.md"]
 
 
 def names_repository(name: str) -> bool:
-    """Whether this means a repository on the Hub, and no folder of a run that is here or was mistyped."""
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)) and not Path(name).parent.is_dir()
+    """Whether this means a repository on the Hub, and no folder of a run that is here, is missing or was mistyped."""
+    owner = Path(name).parent
+    matches = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+    return matches and owner != Path(TrainerSettings.folder) and not owner.is_dir()
 
 
 def open_repository(name: str) -> "SharedRun | SharedWeights":
@@ -83,7 +93,7 @@ class SharedRun:
         """
         training = self.folder / TRAINING
         checkpoint, state = self._find_checkpoint()
-        content = json.loads((training / SETTINGS).read_text())
+        content = read_description(training)
         if content.pop(STREAMED, False) and not wanted.data.streaming:
             raise ConfigError(
                 f"{self.name} was trained from shards, which are not on the Hub; name them with --data.streaming"

@@ -21,6 +21,8 @@ from captioner.settings import EncoderSettings, Settings
 logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION = "train", "validation"
+STREAMS = "streams"
+"""Folder beside a prepared dataset for what is known of streams."""
 TOKENIZER_SAMPLES = 500_000
 """Samples of a stream that its tokenizer is trained on: BPE's merges change little beyond."""
 
@@ -70,21 +72,36 @@ class AbsentEncoder:
         return encoder
 
 
+def fingerprints(resources: Resources, settings: Settings) -> dict[str, str]:
+    """What a run that is resumed must find again, by its name: the dataset, and an encoder that is not trained."""
+    found = {f"dataset of the name {settings.data.name}": resources.manifest["fingerprint"]}
+    return found if settings.encoder.trainable else {**found, "encoder": encoder_fingerprint(resources.encoder)}
+
+
 def dataset_folder(settings: Settings) -> Path:
     """Where the settings' prepared dataset lives."""
     return Path(settings.data.folder) / settings.data.name
 
 
-def gather_resources(settings: Settings, *, tokenizer_path: Path | None = None) -> Resources:
+def find_stream(settings: Settings) -> Shards | None:
+    """The shards that the settings train from, None where they name none; their counts are kept beside the dataset."""
+    if not settings.data.streaming:
+        return None
+    return find_shards(settings.data.streaming, memory=dataset_folder(settings) / STREAMS / "counts.jsonl")
+
+
+def gather_resources(
+    settings: Settings, *, tokenizer_path: Path | None = None, shards: Shards | None = None
+) -> Resources:
     """Open the dataset, the tokenizer and the encoder; the dataset and tokenizer are made where they are missing.
 
     Args:
         settings: what to open.
         tokenizer_path: a tokenizer.json, such as a resumed run's own, instead of the dataset's.
+        shards: what ``find_stream`` found.
     """
     encoder, processor = load_encoder(settings.encoder), load_processor(settings.encoder)
     dataset, manifest = open_or_prepare_dataset(settings)
-    shards = find_shards(settings.data.streaming) if settings.data.streaming else None
     if tokenizer_path or settings.tokenizer.file:
         tokenizer = CaptionTokenizer.load(tokenizer_path or settings.tokenizer.file)
     elif shards:
@@ -124,7 +141,7 @@ def open_or_train_tokenizer(settings: Settings, dataset: DatasetDict, manifest: 
 
 def open_or_train_stream_tokenizer(settings: Settings, shards: Shards) -> CaptionTokenizer:
     """The tokenizer of these shards, trained on the captions of their first samples where it is missing."""
-    folder = dataset_folder(settings) / "streams" / shards.fingerprint
+    folder = dataset_folder(settings) / STREAMS / shards.fingerprint
     tokenizer = open_dataset_tokenizer(folder, settings.tokenizer, shards.fingerprint)
     if tokenizer is None:
         logger.info("Training the tokenizer on captions of %s", settings.data.streaming)

@@ -1,10 +1,14 @@
 """A run's folder: its settings and where they came from, its checkpoints, and the export of its best model."""
 
+import hashlib
 import importlib.metadata
 import json
+import logging
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,13 @@ import captioner
 from captioner.errors import CheckpointError, ConfigError
 from captioner.settings import Settings
 from captioner.settings_json import changed_settings, settings_from_dict, settings_to_dict
-from captioner.training.checkpoint import list_checkpoints, names_step, write_text
+from captioner.training.checkpoint import SETTINGS, list_checkpoints, names_step, set_aside, step_of
+from captioner.training.run_lock import LOCK
+from captioner.whole_writes import write_text
 
-SETTINGS, BEST = "settings.json", "best"
-DATASET = "dataset_fingerprint"
-"""Of the settings.json of a run from another machine: that of the dataset there."""
+logger = logging.getLogger(__name__)
+
+BEST, CHECKSUM = "best", "checksum"
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors")
 
 
@@ -50,13 +56,23 @@ def check_resumable(before: Settings, after: Settings, *, position: int) -> None
         raise ConfigError(*problems)
 
 
-def check_dataset(run: Path, fingerprint: str) -> None:
-    """Raise ConfigError if a run that came from another machine finds other data here under the same name."""
-    known = json.loads((run / SETTINGS).read_text()).get(DATASET, fingerprint)
-    if known != fingerprint:
-        raise ConfigError(
-            f"{run} cannot go on with this dataset: it is another one than it was trained on (fingerprint "
-            f"{fingerprint[:8]}… and not {known[:8]}…); prepare it from the same files, or name its --data.folder"
+def check_made_from(before: Mapping[str, str], now: Mapping[str, str], *, origin: Path) -> None:
+    """Raise CheckpointError for everything by the same name that is another one than the run was made from.
+
+    Args:
+        before: fingerprints of the run's data and encoder by their names; a checkpoint may know of none.
+        now: the same of those that it is to go on with.
+        origin: the checkpoint, for the message.
+    """
+    changed = [
+        f"{name} (fingerprint {before[name][:8]}…, here it is {now[name][:8]}…)"
+        for name in now
+        if before.get(name, now[name]) != now[name]
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{origin} was trained with another {' and another '.join(changed)}; make it again from the same files, or "
+            "name another --data.folder; or start a new run with --trainer.run"
         )
 
 
@@ -70,9 +86,8 @@ def write_settings(run: Path, settings: Settings, *, preset: str, resumed_at: in
     """
     command, resumed = shlex.join(sys.argv), []
     if resumed_at is not None:
-        _, before = read_settings(run)
-        changed = [*changed_settings(before, settings).values()]
-        earlier = json.loads((run / SETTINGS).read_text())
+        earlier = read_description(run)
+        changed = [*changed_settings(settings_from_dict(earlier["settings"]), settings).values()]
         resumed = [*earlier.get("resumed", []), {"step": resumed_at, "command": command, "changed": changed}]
         command = earlier["command"]
     content = {
@@ -85,7 +100,13 @@ def write_settings(run: Path, settings: Settings, *, preset: str, resumed_at: in
         "resumed": resumed,
     }
     run.mkdir(parents=True, exist_ok=True)
+    content[CHECKSUM] = _checksum(content)
     write_text(run / SETTINGS, json.dumps(content, indent=2) + "\n")
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _git_commit() -> str | None:
@@ -105,20 +126,73 @@ def _git_commit() -> str | None:
 
 
 def read_settings(run: Path) -> tuple[str, Settings]:
-    """A run's preset and settings.
+    """A run's preset and settings; raises what ``read_description`` raises."""
+    content = read_description(run)
+    return content["preset"], settings_from_dict(content["settings"])
 
-    Raises CheckpointError if its settings.json is missing, torn or of another version.
+
+def read_description(run: Path) -> dict[str, Any]:
+    """All that a run's settings.json tells, without its checksum.
+
+    Where that is damaged, the copy in the newest checkpoint that has a whole one is taken, with a warning.
+    Raises CheckpointError if there is none, or it is of another version.
     """
     path = run / SETTINGS
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        return content["preset"], settings_from_dict(content["settings"])
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(
-            f"{run} is not a run: it has no {SETTINGS}; name a folder like checkpoints/scenes"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        return _read_description(path)
+    except CheckpointError as error:
+        for folder in reversed(list_checkpoints(run)):
+            try:
+                content = _read_description(folder / SETTINGS)
+            except CheckpointError:
+                continue
+            logger.warning("%s is damaged, edited or missing: the settings are those of %s", path, folder)
+            return content
+        if not path.is_file():
+            message = f"{run} is not a run: it has no {SETTINGS}; name a folder like checkpoints/scenes"
+            raise CheckpointError(message) from error
+        raise
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """The content of a settings.json; raises CheckpointError if that is missing, damaged or of another version."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if CHECKSUM in content and content[CHECKSUM] != _checksum(content):  # the first ones had none
+            raise ValueError("its checksum is another")
+        settings_from_dict(content["settings"])
+        return {**{name: value for name, value in content.items() if name != CHECKSUM}, "preset": content["preset"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{path} is damaged or of another version ({error}); train anew") from error
+
+
+def exported_step(run: Path) -> int | None:
+    """The step of the model that is a run's best export, None where there is none or that is damaged."""
+    try:
+        content = json.loads((run / BEST / "metrics.json").read_text(encoding="utf-8"))
+        return int(content["validation_at_best"]["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def give_up_future(run: Path, step: int) -> None:
+    """Set aside the checkpoints and the export of later steps, before a run goes on from this one in another way."""
+    later = [folder for folder in list_checkpoints(run) if step_of(folder) > step]
+    if (exported_step(run) or 0) > step:
+        later.append(run / BEST)
+    if later:
+        names = ", ".join(folder.name for folder in later)
+        logger.warning("%s goes on from step %d; what is later is given up: %s", run, step, names)
+    set_aside(later)
+
+
+def clear_run(run: Path) -> None:
+    """Remove all of a run but the lock that is held on it."""
+    for path in run.iterdir() if run.exists() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def run_of(path: Path) -> Path:

@@ -19,7 +19,7 @@ from captioner.export_folder import (
 )
 from captioner.hub import TRAINING
 from captioner.models.encoder_files import WANTED_FILES, find_encoder_files
-from captioner.run_folder import DATASET, SETTINGS
+from captioner.run_folder import SETTINGS, read_description
 from captioner.settings import EncoderSettings
 from captioner.settings_json import settings_from_dict, settings_to_dict
 from captioner.training.timings import TIMINGS
@@ -28,7 +28,6 @@ GROWING_FILES = ("metrics.jsonl", TIMINGS)
 WHOLE_FILES = ("tokenizer.json", "tokenizer_config.json", TRAINING_IMAGES)
 ENCODER = "encoder"
 """Folder for the files of an encoder that is not on the Hub, under its name."""
-MANIFEST = "manifest.json"
 STREAMED = "streamed"
 """Of a shared settings.json: whether the run trains from shards, of which only its own machine knows the place."""
 
@@ -66,25 +65,22 @@ def _share_checkpoint(checkpoint: Path, folder: Path, repo_id: str, *, export: P
     run, step = checkpoint.parent, folder / checkpoint.name
     step.mkdir(parents=True)
     for path in checkpoint.iterdir():
-        _link_or_copy(path, step / path.name)
+        if path.name != SETTINGS:  # it tells of this machine; the run's own below does not
+            _link_or_copy(path, step / path.name)
     for name in WHOLE_FILES:
         if (run / name).exists():
             _link_or_copy(run / name, folder / name)
     for name in GROWING_FILES:
         if (run / name).exists():
             shutil.copyfile(run / name, folder / name)
-    content = read_json(run, SETTINGS)
+    content = read_description(run)
     settings = settings_from_dict(content["settings"])
     revision = settings_from_dict(read_json(export, CONFIG)["settings"]).encoder.revision if export.exists() else ""
     shared = publishable_settings(portable_settings(settings, revision=revision), repo_id)
     resumed = [{"step": one["step"], "command": "", "changed": []} for one in content.get("resumed", [])]
     # Command lines name folders of this machine.
     changed = {"settings": settings_to_dict(shared), "command": "", "resumed": resumed}
-    data = {STREAMED: bool(settings.data.streaming)}
-    home = Path(settings.data.folder) / settings.data.name
-    if (home / MANIFEST).exists():
-        data[DATASET] = read_json(home, MANIFEST)["fingerprint"]
-    write_json(folder / SETTINGS, content | changed | data)
+    write_json(folder / SETTINGS, content | changed | {STREAMED: bool(settings.data.streaming)})
     _share_encoder(settings.encoder, folder / ENCODER / shared.encoder.name)
 
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "captioner"
 
 # From the top of the staircase down. ARCHITECTURE.md lists the same files in the same order, and says what each is for.
 STAIRCASE = """
-    __init__ errors settings settings_checks settings_json progress
+    __init__ errors settings settings_checks settings_json whole_writes progress
 
     data/images data/records data/encoded_images
     data/scene_model data/scene_backgrounds data/scene_sprites data/scene_captions data/scene_drawing data/scenes
@@ -21,7 +21,7 @@ STAIRCASE = """
     data/photo_names data/training_images
     data/tokenizer data/dataset_tokenizer
     data/image_views data/feature_shards data/features
-    data/batches data/shards data/streaming data/device_batches
+    data/batches data/shard_files data/shards data/streaming data/device_batches
 
     models/encoder_files models/image_processors models/encoders models/fast_encoding
     models/projections models/decoder models/packed_weights models/packed_decoder losses models/captioner
@@ -39,18 +39,20 @@ STAIRCASE = """
     evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
 
     tasks/base tasks/captioning
-    training/device training/optim training/states training/checkpoint training/averaging
+    training/device training/optim training/states training/growing_file training/checkpoint
+    training/averaging
     training/tensorboard_tracker training/wandb_tracker training/tracking
-    training/progress training/timings training/signals training/processes training/loop
+    training/progress training/timings training/signals training/processes training/gradients
+    training/run_state training/run_lock training/loop
 
     run_folder resources build model_card hub confidence explain export_folder export_writing export_reading api
     onnx_export onnx_captioner scoring calibration sharing publish uploads hub_run presets
 
     report/charts report/contents report/page
 
-    commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs
-    commands/prepare commands/tokenizer
-    commands/metric_arguments commands/overlap commands/evaluate commands/compare commands/calibrate
+    commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs commands/prepare
+    commands/tokenizer commands/metric_arguments commands/overlap commands/evaluate commands/compare commands/calibrate
+    commands/training_end
     commands/training_run commands/train commands/report commands/caption commands/push commands/export commands/verbs
 """
 ORDER = STAIRCASE.split()

@@ -8,11 +8,20 @@ from pathlib import Path
 import pytest
 
 import captioner
+from captioner import whole_writes
 from captioner.errors import CheckpointError, ConfigError
-from captioner.run_folder import check_free, check_resumable, read_settings, run_of, write_settings
+from captioner.run_folder import (
+    check_free,
+    check_made_from,
+    check_resumable,
+    exported_step,
+    give_up_future,
+    read_settings,
+    run_of,
+    write_settings,
+)
 from captioner.settings import Settings
 from captioner.settings_json import settings_to_dict
-from captioner.training import checkpoint
 
 SETTINGS = replace(Settings(), optim=replace(Settings().optim, lr=0.25, betas=(0.5, 0.75)))
 
@@ -22,7 +31,8 @@ def test_settings_come_back_with_where_they_came_from(tmp_path, monkeypatch):
     write_settings(tmp_path / "runs" / "a", SETTINGS, preset="tiny")
     assert read_settings(tmp_path / "runs" / "a") == ("tiny", SETTINGS)
     content = json.loads((tmp_path / "runs" / "a" / "settings.json").read_text())
-    assert set(content) == {"preset", "settings", "captioner_version", "versions", "commit", "command", "resumed"}
+    names = ("preset", "settings", "captioner_version", "versions", "commit", "command", "resumed", "checksum")
+    assert set(content) == {*names}
     assert content["command"] == "train.py 'tiny preset' --optim.lr 0.25"
     assert content["captioner_version"] == captioner.__version__
     assert {"torch", "transformers"} <= set(content["versions"])
@@ -116,7 +126,7 @@ def test_full_disk_leaves_the_settings_as_they_were(tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    monkeypatch.setattr(whole_writes.os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         write_settings(tmp_path, Settings(), preset="other")
     assert read_settings(tmp_path) == ("tiny", SETTINGS)
@@ -143,6 +153,94 @@ def test_settings_of_another_shape(tmp_path, text, reason):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(CheckpointError, match=f"settings.json is damaged or of another version .*{reason}.*train anew"):
         read_settings(tmp_path)
+
+
+def truncate(text):
+    return text[:-9]
+
+
+def flip_a_digit(text):
+    return text.replace('"lr": 0.25', '"lr": 0.35')
+
+
+def flip_a_name(text):
+    return text.replace('"clip_norm"', '"clip_oorm"')
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_digit, flip_a_name, lambda text: ""])
+def test_damaged_settings_come_from_the_newest_checkpoint_that_has_them(tmp_path, caplog, damage):
+    """A flipped digit is not even bad JSON: only the checksum tells."""
+    write_settings(tmp_path, SETTINGS, preset="tiny")
+    path = tmp_path / "settings.json"
+    whole = path.read_text()
+    for step in (1, 2, 3):
+        (tmp_path / f"step-0000000{step}").mkdir()
+    for step in (1, 2):
+        (tmp_path / f"step-0000000{step}" / "settings.json").write_text(whole if step == 2 else "old")
+    path.write_text(damage(whole))
+    assert path.read_text() != whole
+    assert read_settings(tmp_path) == ("tiny", SETTINGS)
+    assert (
+        f"{path} is damaged, edited or missing: the settings are those of {tmp_path / 'step-00000002'}" in caplog.text
+    )
+    write_settings(tmp_path, SETTINGS, preset="tiny", resumed_at=2)
+    caplog.clear()
+    assert read_settings(tmp_path) == ("tiny", SETTINGS)
+    assert caplog.messages == []
+
+
+def test_settings_that_nobody_has_whole(tmp_path):
+    write_settings(tmp_path, SETTINGS, preset="tiny")
+    path = tmp_path / "settings.json"
+    path.write_text(flip_a_digit(path.read_text()))
+    with pytest.raises(CheckpointError, match=r"settings.json is damaged or of another version \(its checksum is"):
+        read_settings(tmp_path)
+
+
+def test_what_a_run_was_made_from_must_be_what_it_goes_on_with(tmp_path):
+    known = {"dataset": "1234567890", "encoder": "abcdefghij"}
+    for before in ({}, known, {"encoder": "abcdefghij"}):
+        check_made_from(before, known, origin=tmp_path)
+    with pytest.raises(CheckpointError) as refusal:
+        check_made_from(known, {"dataset": "0987654321", "encoder": "jihgfedcba"}, origin=tmp_path)
+    assert str(refusal.value) == (
+        f"{tmp_path} was trained with another dataset (fingerprint 12345678…, here it is 09876543…) and "
+        "another encoder (fingerprint abcdefgh…, here it is jihgfedc…); make it again from the same files, or name "
+        "another --data.folder; or start a new run with --trainer.run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "step"),
+    [
+        ('{"validation_at_best": {"step": 7}}', 7),
+        ('{"validation_at_best": {}}', None),
+        ("[]", None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_step_of_the_export(tmp_path, content, step):
+    (tmp_path / "best").mkdir()
+    if content:
+        (tmp_path / "best" / "metrics.json").write_text(content)
+    assert exported_step(tmp_path) == step
+
+
+@pytest.mark.parametrize(("exported", "left"), [(4, {"step-00000002", "step-00000004", "best"}), (6, None)])
+def test_what_is_later_than_a_resumed_step_is_set_aside(tmp_path, caplog, exported, left):
+    for step in (2, 4, 6, 8):
+        (tmp_path / f"step-0000000{step}").mkdir()
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "metrics.json").write_text(json.dumps({"validation_at_best": {"step": exported}}))
+    give_up_future(tmp_path, 4)
+    names = {path.name for path in tmp_path.iterdir()}
+    later = {".step-00000006.abandoned", ".step-00000008.abandoned"}
+    assert names == later | (left or {"step-00000002", "step-00000004", ".best.abandoned"})
+    assert "goes on from step 4; what is later is given up: step-00000006, step-00000008" in caplog.text
+    caplog.clear()
+    give_up_future(tmp_path, 4)
+    assert caplog.messages == []
 
 
 def test_settings_of_an_earlier_version_take_defaults_for_new_ones(tmp_path):

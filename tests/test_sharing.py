@@ -13,7 +13,7 @@ from captioner.publish import export
 from captioner.run_folder import write_settings
 from captioner.settings import EncoderSettings
 from captioner.sharing import write_shared_copy
-from captioner.training.checkpoint import find_checkpoint, save_checkpoint
+from captioner.training.checkpoint import find_checkpoint, read_documents, save_checkpoint
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def run(tiny_captioner, tmp_path, monkeypatch):
     (run / "training_images.json").write_text(json.dumps(trained.to_dict()))
     export(tiny_captioner, run / "best")
     tensors = tiny_captioner.model.state_dict()
-    save_checkpoint(run, step=5, model={"a": tensors["decoder.output.weight"]}, optimizer={}, state={"position": 0})
+    model = {"a": tensors["decoder.output.weight"]}
+    save_checkpoint(run, step=5, model=model, optimizer={}, state={"position": 0}, documents=read_documents(run))
     return run
 
 
@@ -44,6 +45,7 @@ CHECKPOINT = {
     *("training/settings.json", "training/metrics.jsonl", "training/timings.jsonl", "training/training_images.json"),
     *("training/tokenizer.json", "training/tokenizer_config.json"),
     *(f"training/step-00000005/{name}" for name in ("model.safetensors", "optimizer.safetensors", "state.json")),
+    *(f"training/step-00000005/{name}" for name in ("tokenizer.json", "tokenizer_config.json")),
 }
 
 

@@ -179,7 +179,7 @@ def test_a_checkpoint_that_is_pruned_meanwhile_is_uploaded_whole(best, tiny_toke
     attempts.wait_for(1)
     for step in (2, 3):
         write_checkpoint(best.parent, tiny_tokenizer, step=step)
-    prune_checkpoints(best.parent, keep=1, last=3)
+    prune_checkpoints(best.parent, keep=1)
     assert find_checkpoint(attempts.folders[0] / "training")[1]["step"] == 1
     attempts.gate.set()
     assert uploads.finish(best, "the end")  # though there is nothing of step 1 left to copy

@@ -33,6 +33,8 @@ def _parser() -> CommandParser:
     parser.add_argument("repo_id", help="repository, such as me/captioner; made where it is missing")
     parser.add_argument("--public", action="store_true", help="make a new repository public")
     parser.add_argument(
-        "--checkpoint", action="store_true", help="upload the run's newest checkpoint too, for train.py --resume"
+        "--checkpoint",
+        action="store_true",
+        help="upload the run's newest checkpoint too, so that training can be resumed from there",
     )
     return parser

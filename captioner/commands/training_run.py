@@ -1,23 +1,30 @@
 """One training run, from its settings to an evaluated export, with what it says to the shell."""
 
+import os
 import random
-import shutil
+import shlex
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.errors import CheckpointError
+from captioner.commands.training_end import finish_run
 from captioner.settings import Settings
-from captioner.settings_checks import parse_metrics
+from captioner.training.timings import EVALUATION, FEATURES, UPLOAD, Stopwatch
 
 if TYPE_CHECKING:
     from captioner.resources import Resources
     from captioner.tasks.captioning import CaptioningTask
+    from captioner.training.loop import RunState
     from captioner.training.processes import Processes
+    from captioner.training.signals import InterruptedTrainingError, StoppedError
+    from captioner.training.tracking import Trackers
 
+BEGINNING, TRAINING, FINISHING = "beginning", "training", "finishing"
+"""Stages of a run, of which only the second one has something to lose."""
 UPLOAD_SECONDS = 60.0
 """What a stopped run waits for its last upload; clusters give a process some minutes after a polite kill."""
 
@@ -31,40 +38,70 @@ class Training:
         self.automatic = automatic
         self.folder = Path(settings.trainer.folder) / settings.trainer.run
         self.best = self.folder / "best"
+        self.stage = BEGINNING
+        self.stopwatch = Stopwatch()
 
     def run(self, resume: Path | None) -> int:
+        """Train, evaluate and export; returns the exit status, also after SIGINT or SIGTERM."""
         from captioner.training.device import build_accelerator
         from captioner.training.processes import Processes
-        from captioner.training.signals import InterruptedTrainingError
+        from captioner.training.run_lock import locked_run
+        from captioner.training.signals import InterruptedTrainingError, StoppedError, raised_signals
         from captioner.training.tracking import check_trackers
 
         check_trackers(self.settings.tracking)
         accelerator = build_accelerator(self.settings)
         processes = Processes(accelerator)
         processes.quieten()
+        try:
+            with raised_signals(), locked_run(self.folder) if processes.is_main else nullcontext():
+                return self._run(resume, accelerator, processes)
+        except (InterruptedTrainingError, StoppedError) as stopped:
+            if processes.is_main:
+                _say(f"{stopped}; {self._way_on(stopped, resume)}")
+            if stopped.signal == signal.SIGINT:
+                return 130
+            # Before the training others may be waiting for this process, and their launcher ends them when one fails.
+            waited_for = self.stage == BEGINNING and processes.count > 1
+            return 0 if self._has_all(stopped) and not waited_for else 1
+
+    def _run(self, resume: Path | None, accelerator: Any, processes: "Processes") -> int:
+        from captioner.training.signals import InterruptedTrainingError
+
         found = self._find_state(resume, processes)
         resources, task = self._build(found, processes)
-        if processes.is_main:
-            if not (resume or self.automatic):  # only now, when all that the new run needs is there, the old one may go
-                shutil.rmtree(self.folder, ignore_errors=True)
-            self._record(resources, resumed_at=found[1]["step"] if found else None)
-            self._announce(task, accelerator, begun=found[1]["step"] if found else 0)
         with self._uploading(enabled=processes.is_main):
             try:
-                self._fit(task, resources, accelerator, found)
-            except InterruptedTrainingError as stopped:
-                if processes.is_main:
-                    self._upload_state()
-                    _say(f"{stopped}; go on with: {self.prog} {self.preset} --resume {self.folder}")
-                return 130 if stopped.signal == 2 else 0
+                state = self._fit(task, resources, accelerator, found)
+            except InterruptedTrainingError:
+                self._upload_state()
+                raise
             finally:
                 processes.part()
-            return self._finish(resources) if processes.is_main else 0
+            return self._finish(resources, step=state.step) if processes.is_main else 0
+
+    def _has_all(self, stopped: "InterruptedTrainingError | StoppedError") -> bool:
+        """Whether nothing of what was computed is lost by a stop."""
+        return bool(getattr(stopped, "saved", None)) or self.stage != TRAINING
+
+    def _way_on(self, stopped: "InterruptedTrainingError | StoppedError", resume: Path | None) -> str:
+        """What a stopped run is told to do."""
+        from captioner.training.checkpoint import list_checkpoints
+
+        if self.stage == FINISHING:
+            return f"the run is trained and not evaluated yet; evaluate it with: {self._again()}"
+        if self.stage == BEGINNING and not resume:
+            return "training had not begun, what is prepared is kept; start it with the same command"
+        if not list_checkpoints(self.folder):
+            return "there is no checkpoint either; start it anew with the same command"
+        lost = "" if self._has_all(stopped) else "the steps since the newest checkpoint are lost; "
+        return f"{lost}go on with: {self._again()}"
 
     def _find_state(self, resume: Path | None, processes: "Processes") -> "tuple[Path, dict[str, Any]] | None":
         """The checkpoint to go on from; raises ConfigError if the settings are not for it, or a new run has no room."""
         from captioner.run_folder import check_free, check_resumable, read_settings, run_of
-        from captioner.training.checkpoint import clear_leftovers, find_checkpoint, names_step
+        from captioner.training.checkpoint import find_checkpoint, names_step, repair_tokenizer
+        from captioner.whole_writes import clear_leftovers
 
         run = run_of(resume) if resume else self.folder
         if resume or self.automatic:
@@ -75,36 +112,35 @@ class Training:
             return None
         found = find_checkpoint(resume if names_step(resume) else run)
         check_resumable(read_settings(run)[1], self.settings, position=found[1]["position"])
+        processes.one_after_another(lambda: repair_tokenizer(run, *found))
         return found
 
     def _build(
         self, found: "tuple[Path, dict[str, Any]] | None", processes: "Processes"
     ) -> "tuple[Resources, CaptioningTask]":
         from captioner.build import build_task
-        from captioner.resources import AbsentEncoder, gather_resources
-        from captioner.run_folder import check_dataset
-        from captioner.training.checkpoint import read_tensors
-        from captioner.training.states import load_module_state
+        from captioner.resources import AbsentEncoder, find_stream, fingerprints, gather_resources
+        from captioner.run_folder import check_made_from
 
         tokenizer_path = self.folder / "tokenizer.json" if found else None
+        # Counting may take hours: one process does it, for those of other machines too.
+        shards = processes.agree(find_stream(self.settings) if processes.is_main else None)
 
         def build() -> "tuple[Resources, CaptioningTask]":
             seed_everything(self.settings.trainer.seed)
-            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path)
+            resources = gather_resources(self.settings, tokenizer_path=tokenizer_path, shards=shards)
+            self.made_from = fingerprints(resources, self.settings)
             if found:
-                check_dataset(self.folder, resources.manifest["fingerprint"])
-            task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+                check_made_from(found[1].get("made_from", {}), self.made_from, origin=found[0])
+            with self.stopwatch.during(FEATURES):
+                task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
             if resources.shards:  # encoded as they come
                 return resources, task
             # A frozen encoder takes more memory than all that is trained, and only the export needs it again.
             self.encoder = AbsentEncoder.of(resources.encoder, self.settings)
             return replace(resources, encoder=None), task
 
-        resources, task = processes.one_after_another(build)
-        if found:  # what cannot go on is refused before anything is recorded
-            load_module_state(task.module, read_tensors(found[0], "model"), origin=found[0])
-            processes.check_states(task, found[1], origin=found[0])
-        return resources, task
+        return processes.one_after_another(build)
 
     @contextmanager
     def _uploading(self, *, enabled: bool) -> Iterator[None]:
@@ -119,11 +155,31 @@ class Training:
             if self.uploads:
                 self.uploads.stop(self.best)
 
-    def _record(self, resources: "Resources", *, resumed_at: int | None) -> None:
-        from captioner.run_folder import write_settings
+    def _begin(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> "Trackers":
+        """Record the run, now that nothing can be refused any more; gives its trackers."""
+        from captioner.build import sample_pictures
+        from captioner.run_folder import clear_run, give_up_future, write_settings
+        from captioner.settings_json import settings_to_dict
+        from captioner.training.tracking import Trackers, open_trackers
 
-        write_settings(self.folder, self.settings, preset=self.preset, resumed_at=resumed_at)
+        self.stage = TRAINING
+        if not accelerator.is_main_process:
+            return Trackers([])
+        step = found[1]["step"] if found else 0
+        if found:
+            give_up_future(self.folder, step)
+        elif not self.automatic:
+            clear_run(self.folder)
+        write_settings(self.folder, self.settings, preset=self.preset, resumed_at=step if found else None)
         resources.tokenizer.save(self.folder / "tokenizer.json")
+        self._announce(task, accelerator, begun=step)
+        return open_trackers(
+            self.settings.tracking,
+            run=self.folder,
+            config=settings_to_dict(self.settings),
+            resume_step=step,
+            pictures=lambda: sample_pictures(resources),
+        )
 
     def _announce(self, task: "CaptioningTask", accelerator: Any, *, begun: int) -> None:
         from captioner.training.progress import describe_steps
@@ -137,34 +193,25 @@ class Training:
             f"(padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )
 
-    def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
-        from captioner.build import sample_pictures
-        from captioner.settings_json import settings_to_dict
+    def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> "RunState":
+        from captioner.run_folder import exported_step
         from captioner.training.loop import fit
-        from captioner.training.tracking import Trackers, open_trackers
 
-        trackers = Trackers([])
-        if accelerator.is_main_process:
-            trackers = open_trackers(
-                self.settings.tracking,
-                run=self.folder,
-                config=settings_to_dict(self.settings),
-                resume_step=found[1]["step"] if found else 0,
-                pictures=lambda: sample_pictures(resources),
-            )
-        try:
-            fit(
-                task,
-                self.settings,
-                accelerator=accelerator,
-                run=self.folder,
-                trackers=trackers,
-                on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
-                on_saved=self._share_checkpoint,
-                resume=found,
-            )
-        finally:
-            trackers.close()
+        state = fit(
+            task,
+            self.settings,
+            accelerator=accelerator,
+            run=self.folder,
+            begin=lambda: self._begin(task, resources, accelerator, found),
+            on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
+            has_best=lambda step: exported_step(self.folder) == step,
+            on_saved=self._share_checkpoint,
+            made_from=self.made_from,
+            resume=found,
+            stopwatch=self.stopwatch,
+        )
+        self.stage = FINISHING
+        return state
 
     def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
         from captioner.api import Captioner
@@ -197,59 +244,21 @@ class Training:
         if self.uploads and self.settings.hub.checkpoints:
             self.uploads.finish(self.best, "The run's state as it was stopped", within=UPLOAD_SECONDS)
 
-    def _finish(self, resources: "Resources") -> int:
-        """Evaluate the best model on the test splits, put the figures into its export, show one caption."""
-        from captioner.api import Captioner
-        from captioner.calibration import calibrate_if_possible
-        from captioner.commands.evaluate import format_evaluation
-        from captioner.evaluation.caption_metrics import DEFAULT_METRICS
-        from captioner.evaluation.result_files import write_result
-        from captioner.publish import export
-        from captioner.scoring import evaluate_captioner
-
-        if not self.best.exists():
-            raise CheckpointError(f"{self.best} could not be written; free some space and --resume {self.folder}")
-        captioner = Captioner.from_pretrained(self.best)
-        calibrate_if_possible(captioner, resources.dataset)
-        metrics = parse_metrics(self.settings.task.metrics) if self.settings.task.metrics else DEFAULT_METRICS
-        evaluations = []
-        for split in (name for name, rows in resources.dataset.items() if name.startswith("test") and len(rows)):
-            evaluations.append(
-                evaluate_captioner(captioner, resources.dataset, split, manifest=resources.manifest, metrics=metrics)
-            )
-            captioner.metrics[split] = evaluations[-1].summary()
-            print(format_evaluation(evaluations[-1]))
-        try:
-            for evaluation in evaluations:
-                path = self.folder / f"evaluation-{evaluation.split}.json"
-                write_result(path, evaluation.summary(), evaluation.per_image())
-            export(captioner, self.best)
-        except OSError as error:
-            raise CheckpointError(
-                f"the test figures could not be written to {self.best} ({error.strerror or error}); "
-                f"free some space and go on with: {self.prog} {self.preset} --resume {self.folder}"
-            ) from error
-        self._show_caption(captioner, resources)
-        uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
+    def _finish(self, resources: "Resources", *, step: int) -> int:
+        """Evaluate the best model, and wait for its last upload."""
+        with self.stopwatch.during(EVALUATION):
+            finish_run(self.folder, resources, self.settings, prog=self.prog, again=self._again())
+        with self.stopwatch.during(UPLOAD):
+            uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
+        self.stopwatch.write(self.folder, step)
         return 0 if uploaded else 1
 
-    def _show_caption(self, captioner: Any, resources: "Resources") -> None:
-        from captioner.data.encoded_images import EncodedImages
-
-        split = next(name for name in ("test", "validation") if len(resources.dataset[name]))
-        image = EncodedImages(resources.dataset[split])[0]
-        path = self.folder / Path(resources.dataset[split][0]["image_id"]).name
-        path.write_bytes(image)
-        print(f"\nA held-out picture, {path}:\n  {captioner.caption(image).text}")
-        print(
-            f"\nThe best model is in {self.best}. Next:\n"
-            f"  caption {path}\n"
-            f"  caption photos/ --model {self.best} --output captions.jsonl\n"
-            f"  captioner evaluate {self.best} --split test --examples examples.png\n"
-            f"  captioner report {self.folder}\n"
-            f"  captioner push {self.best} me/captioner\n"
-            f"  {self.prog} --help"
-        )
+    def _again(self) -> str:
+        """What to type to go on with the run, also where this is one of several processes that a launcher started."""
+        words = [*self.prog.split(), self.preset]
+        if (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+            words = ["accelerate", "launch", "--num_processes", str(count), sys.argv[0], self.preset]
+        return shlex.join([*words, "--resume", str(self.folder)])
 
 
 def seed_everything(seed: int) -> None:

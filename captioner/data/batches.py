@@ -52,6 +52,12 @@ class CaptionBatch:
         segments, targets = torch.full_like(self.segments, PADDING_SEGMENT), torch.full_like(self.targets, IGNORED)
         return replace(self, segments=segments, targets=targets, rows=())
 
+    def alone(self, place: int) -> "CaptionBatch":
+        """A batch of one of its images."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        one = {name: tensor[place : place + 1] for name, tensor in tensors.items()}
+        return replace(self, **one, rows=self.rows[place : place + 1])
+
     def to(self, device: torch.device) -> "CaptionBatch":
         """The same batch on another device."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

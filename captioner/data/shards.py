@@ -13,7 +13,6 @@ import glob
 import hashlib
 import json
 import random
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,18 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-import pyarrow
 from datasets.distributed import split_dataset_by_node
-from pyarrow import parquet
 
 from captioner.data.records import clean_caption
+from captioner.data.shard_files import CAPTIONS, IMAGES, count_files
 from captioner.errors import DataError
 
 KINDS: dict[str, Literal["parquet", "webdataset"]] = {".parquet": "parquet", ".tar": "webdataset"}
-IMAGES = ("image", "jpg", "jpeg", "png", "webp")
-CAPTIONS = ("captions", "caption", "txt", "json")
 NAMES = ("image_id", "key", "__key__")
-LAYOUT = f"an image ({', '.join(IMAGES)}) and captions ({', '.join(CAPTIONS)})"
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,8 @@ class Shards:
     paths: tuple[str, ...]
     counts: tuple[int, ...]
     """Samples of each file."""
+    columns: tuple[str, ...]
+    """Of .parquet files, all of them."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,15 +81,19 @@ class Shards:
             # The files of a process stay its own, so that every epoch has as many samples for it.
             turns = [order.sample(paths[first::processes], len(paths[first::processes])) for first in range(processes)]
             paths = [turns[place % processes][place // processes] for place in range(len(paths))]
-        options = {"columns": _parquet_columns(paths[0], captions_only)} if self.kind == "parquet" else {}
+        options = {"columns": _parquet_columns(self.columns, captions_only)} if self.kind == "parquet" else {}
         opened = datasets.load_dataset(
             self.kind, data_files={"train": list(paths)}, split="train", streaming=True, **options
         )
         return split_dataset_by_node(opened.decode(False), rank=rank, world_size=processes)
 
 
-def find_shards(pattern: str) -> Shards:
+def find_shards(pattern: str, *, memory: Path | None = None) -> Shards:
     """The shards in a folder, or those that a pattern such as ``shards/*.tar`` names, counted.
+
+    Args:
+        pattern: a folder or a pattern.
+        memory: file that keeps the counts for the next time.
 
     Raises DataError if there are none, if they are of both kinds, or if one is torn or has no images or captions.
     """
@@ -104,16 +105,14 @@ def find_shards(pattern: str) -> Shards:
     kinds = {KINDS[Path(path).suffix] for path in paths}
     if len(kinds) > 1:
         raise DataError(f"{pattern}: names .parquet and .tar files; train from one kind, as in '{pattern}/*.tar'")
-    kind = kinds.pop()
-    count = _count_parquet if kind == "parquet" else _count_tar
-    shards = Shards(kind, tuple(paths), tuple(count(path) for path in paths))
-    for path in paths[1:] if kind == "parquet" else ():
-        columns, others = _parquet_columns(paths[0], False), _parquet_columns(path, False)
-        if columns != others:
-            raise DataError(
-                f"{path}: has the columns {', '.join(others)}, {paths[0]} {', '.join(columns)}; rename them"
-            )
-    return shards
+    kind, files = kinds.pop(), count_files(paths, memory=memory)
+    columns = files[0].names if kind == "parquet" else ()
+    wanted = _parquet_columns(columns, False)
+    for path, file in zip(paths, files, strict=True) if kind == "parquet" else ():
+        others = _parquet_columns(file.names, False)
+        if others != wanted:
+            raise DataError(f"{path}: has the columns {', '.join(others)}, {paths[0]} {', '.join(wanted)}; rename them")
+    return Shards(kind, tuple(paths), tuple(file.samples for file in files), columns)
 
 
 def read_sample(columns: Mapping[str, Any], place: int) -> Sample:
@@ -138,39 +137,6 @@ def _captions_of(columns: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(filter(None, map(clean_caption, texts)))
 
 
-def _parquet_columns(path: str, captions_only: bool) -> list[str]:
-    present = parquet.read_schema(path).names
+def _parquet_columns(present: Sequence[str], captions_only: bool) -> list[str]:
     wanted = (CAPTIONS, NAMES) if captions_only else (IMAGES, CAPTIONS, NAMES)
     return [name for names in wanted for name in [next((name for name in names if name in present), None)] if name]
-
-
-def _count_parquet(path: str) -> int:
-    try:
-        content = parquet.read_metadata(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(f"{path}: torn, or no parquet file ({error}); fetch it again") from error
-    _check_layout(path, content.schema.to_arrow_schema().names)
-    return content.num_rows
-
-
-def _count_tar(path: str) -> int:
-    """Samples of a .tar: neighbouring members with the same name but for what stands behind its first dot."""
-    keys: dict[str, None] = {}
-    endings: set[str] = set()
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                folder, _, name = member.name.rpartition("/")
-                key, dot, ending = name.partition(".")
-                if member.isfile() and key and dot:
-                    keys[f"{folder}/{key}"] = None
-                    endings.add(ending)
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{path}: torn, or no .tar file ({error}); fetch it again") from error
-    _check_layout(path, endings)
-    return len(keys)
-
-
-def _check_layout(path: str, names: Sequence[str] | set[str]) -> None:
-    if not set(names) & set(IMAGES) or not set(names) & set(CAPTIONS):
-        raise DataError(f"{path}: has {', '.join(sorted(names)) or 'nothing'}; each sample needs {LAYOUT}")

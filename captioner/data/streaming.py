@@ -134,7 +134,8 @@ class StreamBatches:
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[CaptionBatch]:
         """This process's batches of an epoch from number ``start`` on; windows and batches are read ahead."""
-        for batch, place in _ahead(self._load_batches(epoch, start), 2):
+        # Never more than the other processes expect, whatever the files hold.
+        for batch, place in islice(_ahead(self._load_batches(epoch, start), 2), max(0, len(self) - start)):
             self._places.append(place)
             yield batch
 

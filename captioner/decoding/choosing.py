@@ -1,6 +1,6 @@
 """Which tokens captions go on with: the likeliest, drawn ones, or those of beam search.
 
-A chooser looks at the logits of a step and says how each slot's captions grow and which of them end.
+A chooser looks at the log-probabilities of a step and says how each slot's captions grow and which of them end.
 """
 
 from dataclasses import dataclass
@@ -39,13 +39,12 @@ class Chooser(Protocol):
     spacing: int
     """Of so many neighbouring beams, which begin alike, only the first counts at first."""
 
-    def choose(self, logits: Tensor, normalisers: Tensor, captions: RunningCaptions, last: Tensor) -> Choice:
+    def choose(self, log_probabilities: Tensor, captions: RunningCaptions, last: Tensor) -> Choice:
         """Choose the next tokens.
 
         Args:
-            logits: what the rules left [slots, beams, vocabulary].
-            normalisers: what to subtract for log-probabilities [slots, beams].
-            captions: so far; its first slots are those of the logits.
+            log_probabilities: what the rules left [slots, beams, vocabulary].
+            captions: so far; its first slots are those of the log-probabilities.
             last: which slots reach the maximum length with this token [slots].
         """
 
@@ -62,24 +61,27 @@ class Walk:
         shape = (self.beams, settings.max_length)
         self._uniforms = torch.rand(shape, generator=generator, dtype=torch.double).to(device)
 
-    def choose(self, logits: Tensor, normalisers: Tensor, captions: RunningCaptions, last: Tensor) -> Choice:
-        slots, beams, _ = logits.shape
-        tokens = self._draw(logits, captions.lengths[:slots]) if self._settings.samples else logits.argmax(dim=-1)
-        values = logits.gather(2, tokens[:, :, None])[:, :, 0] - normalisers
+    def choose(self, log_probabilities: Tensor, captions: RunningCaptions, last: Tensor) -> Choice:
+        slots, beams, _ = log_probabilities.shape
+        if self._settings.samples:
+            tokens = self._draw(log_probabilities, captions.lengths[:slots])
+        else:
+            tokens = log_probabilities.argmax(dim=-1)
+        values = log_probabilities.gather(2, tokens[:, :, None])[:, :, 0]
         scores = captions.scores[:slots] + values
         ends = (tokens == self._end) & scores.isfinite()
         places = ends.nonzero()  # [ended, 2]: slot and beam
         ended = torch.stack([places[:, 0], torch.zeros_like(places[:, 0]), places[:, 1]], dim=1)
-        origins = torch.arange(beams, device=logits.device).expand(slots, beams)
+        origins = torch.arange(beams, device=tokens.device).expand(slots, beams)
         return Choice(origins, tokens, values, scores.masked_fill(ends, -torch.inf), ended, values[ends])
 
-    def _draw(self, logits: Tensor, lengths: Tensor) -> Tensor:
+    def _draw(self, log_probabilities: Tensor, lengths: Tensor) -> Tensor:
         settings = self._settings
         cumulated, tokens = cumulative_probabilities(
-            logits.flatten(0, 1) / settings.temperature, top_k=settings.top_k, top_p=settings.top_p
+            log_probabilities.flatten(0, 1) / settings.temperature, top_k=settings.top_k, top_p=settings.top_p
         )
         uniforms = self._uniforms[:, lengths].t().flatten()  # [slots x beams]
-        return draw(cumulated, tokens, uniforms).view(logits.shape[:2])
+        return draw(cumulated, tokens, uniforms).view(log_probabilities.shape[:2])
 
 
 class BeamSearch:
@@ -95,16 +97,14 @@ class BeamSearch:
         self.spacing = self.beams // self.groups
         self._diversity, self._end = settings.diversity, end
 
-    def choose(self, logits: Tensor, normalisers: Tensor, captions: RunningCaptions, last: Tensor) -> Choice:
-        slots, _, _ = logits.shape
+    def choose(self, log_probabilities: Tensor, captions: RunningCaptions, last: Tensor) -> Choice:
+        slots = len(log_probabilities)
         width = self.spacing
         chosen: list[Choice] = []
-        taken = torch.zeros_like(logits[:, 0]) if self.groups > 1 else None  # [slots, vocabulary]
+        taken = torch.zeros_like(log_probabilities[:, 0]) if self.groups > 1 else None  # [slots, vocabulary]
         for group in range(self.groups):
             part = slice(group * width, (group + 1) * width)
-            found = self._choose_in_group(
-                logits[:, part], normalisers[:, part], captions.scores[:slots, part], taken, last, group
-            )
+            found = self._choose_in_group(log_probabilities[:, part], captions.scores[:slots, part], taken, last, group)
             chosen.append(found)
             if taken is not None:
                 taken.scatter_add_(1, found.tokens, found.scores.isfinite().to(taken.dtype) * self._diversity)
@@ -118,12 +118,13 @@ class BeamSearch:
         )
 
     def _choose_in_group(
-        self, logits: Tensor, normalisers: Tensor, scores: Tensor, taken: Tensor | None, last: Tensor, group: int
+        self, log_probabilities: Tensor, scores: Tensor, taken: Tensor | None, last: Tensor, group: int
     ) -> Choice:
-        beams, offset = logits.shape[1], group * logits.shape[1]
-        wanted = logits if taken is None else logits - taken[:, None]
+        beams = log_probabilities.shape[1]
+        offset = group * beams
+        wanted = log_probabilities if taken is None else log_probabilities - taken[:, None]
         # Twice as many as there are beams are enough if all of them end.
-        totals, origins, tokens = top_candidates(wanted.contiguous(), scores - normalisers, 2 * beams)
+        totals, origins, tokens = top_candidates(wanted.contiguous(), scores, 2 * beams)
         if taken is not None:
             totals = totals + taken.gather(1, tokens)
         values = totals - scores.gather(1, origins)

@@ -18,7 +18,6 @@ from captioner.decoding.choosing import Choice, choose_chooser
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.decoding.rules import Rules
 from captioner.decoding.running import RunningCaptions
-from captioner.decoding.vocabulary import log_normalisers
 from captioner.errors import CaptionerError, ConfigError
 from captioner.models.decoder import TransformerDecoder
 from captioner.models.packed_decoder import PackedDecoder
@@ -136,17 +135,15 @@ class Generation:
         used, captions, settings = len(self.images), self._captions, self._settings
         newest, lengths = captions.newest[:used], captions.lengths[:used]
         shortest, longest = min(self._lengths), max(self._lengths)
-        logits = self._decoder.step(newest, lengths, self._cache, shortest=shortest, longest=longest).float()
-        normalisers = log_normalisers(logits)
-        if not all(map(math.isfinite, normalisers.tolist())):
+        logits = self._decoder.step(newest, lengths, self._cache, shortest=shortest, longest=longest)
+        values = logits.float().log_softmax(dim=-1)
+        if not all(map(math.isfinite, values[:, self._special.end].tolist())):  # one bad logit spoils its whole row
             raise CaptionerError(
                 "the model's probabilities are not finite: its weights are damaged or its training diverged; "
                 "use another checkpoint, or train again with a lower --optim.lr"
             )
-        self._rules.apply(logits, normalisers, captions.tokens[:used, :, :longest], lengths, shortest=shortest)
-        choice = self._chooser.choose(
-            logits.view(*newest.shape, -1), normalisers.view_as(newest), captions, lengths + 1 == settings.max_length
-        )
+        self._rules.apply(values, captions.tokens[:used, :, :longest], lengths, shortest=shortest)
+        choice = self._chooser.choose(values.view(*newest.shape, -1), captions, lengths + 1 == settings.max_length)
         self._collect_ended(choice)
         captions.extend(choice.origins, choice.tokens, choice.values, choice.scores)
         self._cache.follow(choice.origins)

@@ -1,7 +1,7 @@
-"""What may follow a caption: the rules that forbid tokens, applied to the logits of a step.
+"""What may not follow a caption: the rules that forbid tokens, applied to the log-probabilities of a step.
 
-A forbidden token's logit becomes minus infinity after the probabilities were normalised, so what is forbidden changes
-no other token's probability. The end token stays reachable: the rules that forbid it yield where nothing else is left.
+A forbidden token's becomes minus infinity, and the others are not normalised again: what is forbidden changes no other
+token's probability. The end token stays reachable: the rules that forbid it yield where nothing else is left.
 """
 
 from collections import defaultdict
@@ -27,12 +27,11 @@ class Rules:
         self._banned = _group([(phrase[:-1], phrase[-1]) for phrase in phrases.banned if len(phrase) > 1], device)
         self._bad_endings = _group([(phrase, special.end) for phrase in phrases.bad_endings], device)
 
-    def apply(self, logits: Tensor, normalisers: Tensor, tokens: Tensor, lengths: Tensor, *, shortest: int) -> None:
+    def apply(self, values: Tensor, tokens: Tensor, lengths: Tensor, *, shortest: int) -> None:
         """Forbid what the rules forbid, in place.
 
         Args:
-            logits: of the next token [slots x beams, vocabulary].
-            normalisers: what to subtract for log-probabilities [slots x beams].
+            values: log-probabilities of the next token [slots x beams, vocabulary].
             tokens: captions so far [slots, beams, longest].
             lengths: how long those of each slot are [slots].
             shortest: the smallest of the lengths.
@@ -40,36 +39,34 @@ class Rules:
         captions = tokens.flatten(0, 1)  # [rows, longest]
         lengths = lengths.repeat_interleave(tokens.shape[1])  # [rows]
         if self.settings.repetition_penalty != 1:
-            self._make_repetition_dearer(logits, normalisers, captions)
-        wanted = logits.gather(1, self._wanted(lengths)) if shortest < len(self._prefix) else None
+            self._make_repetition_dearer(values, captions)
+        wanted = values.gather(1, self._wanted(lengths)) if shortest < len(self._prefix) else None
         early = shortest < self.settings.min_length
-        end = logits[:, self.special.end].clone() if early or self._bad_endings else None
-        logits.index_fill_(1, self._never, -torch.inf)
-        self._forbid_repeated_ngrams(logits, captions, lengths)
-        _forbid_after(self._banned, logits, captions, lengths)
-        _forbid_after(self._bad_endings, logits, captions, lengths)
+        end = values[:, self.special.end].clone() if early or self._bad_endings else None
+        values.index_fill_(1, self._never, -torch.inf)
+        self._forbid_repeated_ngrams(values, captions, lengths)
+        _forbid_after(self._banned, values, captions, lengths)
+        _forbid_after(self._bad_endings, values, captions, lengths)
         if early:
-            logits[lengths < self.settings.min_length, self.special.end] = -torch.inf
+            values[lengths < self.settings.min_length, self.special.end] = -torch.inf
         if end is not None:
-            stuck = logits.amax(dim=-1).isneginf()
-            logits[:, self.special.end] = end.where(stuck, logits[:, self.special.end])
+            stuck = values.amax(dim=-1).isneginf()
+            values[:, self.special.end] = end.where(stuck, values[:, self.special.end])
         if wanted is not None:
             forced = lengths < len(self._prefix)
-            logits.masked_fill_(forced[:, None], -torch.inf)
-            logits[forced, self._wanted(lengths)[forced, 0]] = wanted[forced, 0]
+            values.masked_fill_(forced[:, None], -torch.inf)
+            values[forced, self._wanted(lengths)[forced, 0]] = wanted[forced, 0]
 
     def _wanted(self, lengths: Tensor) -> Tensor:
         """The prefix's next token [rows, 1]; where it is over, its last one."""
         return self._prefix[lengths.clamp(max=len(self._prefix) - 1)][:, None]
 
-    def _make_repetition_dearer(self, logits: Tensor, normalisers: Tensor, captions: Tensor) -> None:
+    def _make_repetition_dearer(self, values: Tensor, captions: Tensor) -> None:
         """Multiply the log-probabilities of a caption's own tokens, after Keskar et al. 2019 (arXiv 1909.05858)."""
         used = captions.where(captions != NOTHING, self.special.pad)
-        shift = normalisers[:, None]
-        dearer = shift + self.settings.repetition_penalty * (logits.gather(1, used) - shift)
-        logits.scatter_(1, used, dearer)
+        values.scatter_(1, used, self.settings.repetition_penalty * values.gather(1, used))
 
-    def _forbid_repeated_ngrams(self, logits: Tensor, captions: Tensor, lengths: Tensor) -> None:
+    def _forbid_repeated_ngrams(self, values: Tensor, captions: Tensor, lengths: Tensor) -> None:
         size = self.settings.no_repeat_ngram
         if not size or captions.shape[1] < size:
             return
@@ -78,7 +75,7 @@ class Rules:
         repeats = (windows[:, :, :-1] == last[:, None]).all(dim=-1)
         repeats &= (windows[:, :, -1] != NOTHING) & (lengths >= size)[:, None]
         rows, places = repeats.nonzero(as_tuple=True)
-        logits[rows, windows[rows, places, -1]] = -torch.inf
+        values[rows, windows[rows, places, -1]] = -torch.inf
 
 
 def _last_tokens(captions: Tensor, lengths: Tensor, count: int) -> Tensor:
@@ -101,11 +98,11 @@ def _group(pairs: list[tuple[tuple[int, ...], int]], device: torch.device) -> Fo
     }
 
 
-def _forbid_after(forbidden: Forbidden, logits: Tensor, captions: Tensor, lengths: Tensor) -> None:
+def _forbid_after(forbidden: Forbidden, values: Tensor, captions: Tensor, lengths: Tensor) -> None:
     for length, (contexts, tokens) in forbidden.items():
         if captions.shape[1] < length:
             continue
         last = _last_tokens(captions, lengths, length)
         matches = (last[:, None] == contexts).all(dim=-1) & (lengths >= length)[:, None]  # [rows, contexts]
         rows, found = matches.nonzero(as_tuple=True)
-        logits[rows, tokens[found]] = -torch.inf
+        values[rows, tokens[found]] = -torch.inf

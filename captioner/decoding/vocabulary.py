@@ -1,4 +1,4 @@
-"""Passes over the logits of a whole vocabulary, which are the largest tensors of a step."""
+"""Passes over a whole vocabulary, whose log-probabilities are the largest tensors of a step."""
 
 import torch
 from torch import Tensor
@@ -6,35 +6,29 @@ from torch import Tensor
 CHUNK = 64
 
 
-def top_candidates(logits: Tensor, bases: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def top_candidates(values: Tensor, bases: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest continuations of each slot's captions, best first.
 
     The ``count`` largest of many numbers lie in the ``count`` chunks with the largest maxima, and maxima are found in
     one fast pass, where a top-k over everything would sort.
 
     Args:
-        logits: of the next tokens [slots, beams, vocabulary].
-        bases: what to add to each caption's logits, for totals that compare [slots, beams].
+        values: log-probabilities of the next tokens [slots, beams, vocabulary].
+        bases: what to add to each caption's, for totals that compare [slots, beams].
         count: how many; fewer come back where there are fewer.
 
     Returns:
         Totals, beams and tokens, each [slots, count].
     """
-    slots, beams, vocabulary = logits.shape
+    slots, beams, vocabulary = values.shape
     size = CHUNK if vocabulary % CHUNK == 0 else vocabulary
-    chunks = logits.view(slots, beams * (vocabulary // size), size)
+    chunks = values.view(slots, beams * (vocabulary // size), size)
     shifts = bases[:, :, None].expand(-1, -1, vocabulary // size).flatten(1)  # [slots, chunks]
     best = (chunks.amax(dim=-1) + shifts).topk(min(count, chunks.shape[1]), dim=1).indices
     within = chunks.gather(1, best[:, :, None].expand(-1, -1, size)) + shifts.gather(1, best)[:, :, None]
     totals, flat = within.flatten(1).topk(min(count, within.shape[1] * size), dim=1)
     places = best.gather(1, flat // size) * size + flat % size
     return totals, places // vocabulary, places % vocabulary
-
-
-def log_normalisers(logits: Tensor) -> Tensor:
-    """What to subtract from logits [rows, vocabulary] for log-probabilities [rows]."""
-    largest = logits.amax(dim=-1, keepdim=True)
-    return (logits - largest).exp_().sum(dim=-1).log_().add_(largest[:, 0])
 
 
 def cumulative_probabilities(log_probabilities: Tensor, *, top_k: int, top_p: float) -> tuple[Tensor, Tensor | None]:

@@ -2,7 +2,6 @@
 
 from torch import Tensor, nn
 
-from captioner.losses import caption_cross_entropy
 from captioner.models.decoder import TransformerDecoder
 from captioner.models.encoders import ImageEncoder
 from captioner.models.projections import build_projection
@@ -46,6 +45,8 @@ class CaptionerModel(nn.Module):
         if targets is None:
             return self.decoder(tokens, memory, positions=positions, segments=segments)
         states = self.decoder.states(tokens, memory, positions=positions, segments=segments)
+        from captioner.losses import caption_cross_entropy  # nothing that captioning an image takes
+
         return caption_cross_entropy(states, self.decoder.output.weight, targets, label_smoothing=label_smoothing)
 
 

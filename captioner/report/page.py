@@ -4,25 +4,37 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
 
 from PIL import Image
 
-from captioner.decoding.describe import describe_run
 from captioner.evaluation.example_sheet import GROUPS, Example
 from captioner.report.charts import draw_svg
 from captioner.report.contents import Report
 from captioner.settings import setting_values
 from captioner.settings_json import settings_from_dict
-from captioner.training.timings import CHECKPOINT, EXPORT, TRAINING, VALIDATION, WAITING
+from captioner.training.timings import (
+    CHECKPOINT,
+    EVALUATION,
+    EXPORT,
+    FEATURES,
+    PREPARATION,
+    TRAINING,
+    UPLOAD,
+    VALIDATION,
+    WAITING,
+)
 
 THUMBNAIL = 360  # longest side in pixels
 ACTIVITIES = {
+    PREPARATION: ("data, tokenizer and encoder", "#4a5568"),
+    FEATURES: ("encoding images and captions", "#2c7a7b"),
     TRAINING: ("training steps", "#2b6cb0"),
     WAITING: ("waiting for batches", "#c05621"),
     VALIDATION: ("validation", "#2f855a"),
     EXPORT: ("exporting the best", "#6b46c1"),
     CHECKPOINT: ("writing checkpoints", "#b7791f"),
+    EVALUATION: ("evaluating the best", "#97266d"),
+    UPLOAD: ("waiting for the Hub", "#718096"),
 }
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a202c; background: #f4f5f7; margin: 0 auto; padding: 24px;
@@ -72,15 +84,11 @@ def _head(report: Report) -> Iterator[str]:
     yield f"<h1>{escape(report.run.resolve().name)}</h1>"
     facts = [f"dataset {report.settings.data.name}", f"captioner {origin.get('captioner_version', '?')}"]
     facts += [f"commit {origin['commit'][:12]}"] if origin.get("commit") else []
-    facts += [f"{name} {version}" for name, version in origin.get("versions", {}).items()]
+    facts += [f"{name} {version}" for name, version in origin["versions"].items()]
     yield f'<p class="quiet">{escape(", ".join(facts))}<br><code>{escape(origin.get("command", ""))}</code></p>'
     if best:
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if _shown(name, value))
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name not in ("step", "epoch"))
         yield f"<p>The exported checkpoint is that of step {best['step']:,}: validation {escape(numbers)}.</p>"
-
-
-def _shown(name: str, value: Any) -> bool:
-    return isinstance(value, int | float) and name not in ("step", "epoch")
 
 
 def _curves(report: Report) -> Iterator[str]:
@@ -94,12 +102,12 @@ def _metrics(report: Report) -> Iterator[str]:
         yield '<p class="quiet">Not evaluated yet.</p>'
         return
     splits = report.splits.values()
-    names = dict.fromkeys(name for found in splits for name in found["metrics"])
-    rows = [[name, *(_number(found["metrics"].get(name)) for found in splits)] for name in names]
-    yield _table(["", *report.splits], [["images", *(_number(found["images"]) for found in splits)], *rows])
-    for decoding in dict.fromkeys(describe_run(found) for found in splits):
+    names = dict.fromkeys(name for found in splits for name in found.metrics)
+    rows = [[name, *(_number(found.metrics.get(name)) for found in splits)] for name in names]
+    yield _table(["", *report.splits], [["images", *(_number(found.images) for found in splits)], *rows])
+    for decoding in dict.fromkeys(found.decoding for found in splits if found.decoding):
         yield f'<p class="quiet">Decoding: {escape(decoding)}.</p>'
-    missing = {name: reason for found in report.splits.values() for name, reason in found["unavailable"].items()}
+    missing = {name: reason for found in splits for name, reason in found.unavailable.items()}
     yield from (f'<p class="quiet">{escape(f"{name}: {reason}")}</p>' for name, reason in missing.items())
 
 
@@ -153,6 +161,8 @@ def _times(report: Report) -> Iterator[str]:
     rows = [[name, _duration(value), f"{value / total:.1%}"] for name, _, value in shares]
     yield _table(["activity", "time", "share"], [*rows, ["together", _duration(total), ""]])
     yield "</div>"
+    if report.padding is not None:
+        yield f'<p class="quiet">Of the places for tokens in training batches, {report.padding:.1%} held padding.</p>'
 
 
 def _duration(seconds: float) -> str:

@@ -21,6 +21,17 @@ class StepOutput:
 
 
 @dataclass(frozen=True)
+class Examples:
+    """What a batch was made of."""
+
+    kind: str
+    """What they are, such as ``images``."""
+    names: tuple[str, ...]
+    faulty: tuple[str, ...] = ()
+    """Those of them whose loss alone is not finite."""
+
+
+@dataclass(frozen=True)
 class Monitor:
     """The validation metric that decides which checkpoint is best."""
 
@@ -57,8 +68,8 @@ class Task(Protocol):
     def loss(self, batch: Any) -> StepOutput:
         """The loss of one batch, on the module's device."""
 
-    def describe(self, batch: Any) -> str:
-        """Which examples a batch holds, for an error message."""
+    def describe(self, batch: Any) -> Examples:
+        """Which examples a batch holds, for an error message; the run ends after that."""
 
     def validate(self) -> dict[str, Any]:
         """Metrics on the validation split, the monitored one among them, and ``samples``: captions to look at."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from captioner.data.batches import IGNORED, CaptionBatch, CaptionBatches
 from captioner.data.device_batches import on_device
@@ -19,7 +20,7 @@ from captioner.decoding.hypotheses import SpecialTokens
 from captioner.evaluation.cider import CiderReferences
 from captioner.losses import caption_cross_entropy
 from captioner.settings import DecodingSettings, TaskSettings
-from captioner.tasks.base import Monitor, StepOutput
+from captioner.tasks.base import Examples, Monitor, StepOutput
 
 SAMPLES = 4
 
@@ -86,6 +87,7 @@ class CaptioningTask:
     def loss(self, batch: CaptionBatch) -> StepOutput:
         batch = batch.to(self._device)
         tokens = int((batch.targets != IGNORED).sum())
+        padding = batch.targets.numel() - tokens
         loss = self.module(
             batch.images,
             batch.tokens,
@@ -94,11 +96,20 @@ class CaptioningTask:
             targets=batch.targets,
             label_smoothing=self.settings.label_smoothing,
         )
-        return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens}, weight=tokens)
+        return StepOutput(loss, {"pairs": batch.pairs, "tokens": tokens, "padding": padding}, weight=tokens)
 
-    def describe(self, batch: CaptionBatch) -> str:
+    @torch.no_grad()
+    def describe(self, batch: CaptionBatch) -> Examples:
+        """The batch's images; one at a time, because normalisation over a batch spreads what is not finite."""
         names = [self._image_ids[row] for row in batch.rows] if self._image_ids else batch.rows
-        return f"images {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        module = getattr(self.module, "module", self.module)
+        faulty = []
+        if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):  # it needs all processes
+            wrapped, self.module = self.module, module
+            losses = [float(self.loss(batch.alone(place)).loss) for place in range(len(names))]
+            self.module = wrapped
+            faulty = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+        return Examples("images", tuple(dict.fromkeys(names)), tuple(dict.fromkeys(faulty)))
 
     @torch.inference_mode()
     def validate(self) -> dict[str, Any]:

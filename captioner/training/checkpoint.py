@@ -1,19 +1,17 @@
 """Checkpoints: everything a run needs to go on, written so that a crash leaves the earlier ones whole, without pickle.
 
 A checkpoint is the folder ``step-00001200/`` of a run with ``model.safetensors``, ``optimizer.safetensors``,
-``average.safetensors`` where the weights are averaged, and ``state.json``. It is written to a temporary sibling,
-flushed to the disk and renamed; ``state.json`` carries the SHA-256 of the other files and of itself, so a torn or
-flipped one is recognised.
+``average.safetensors`` where the weights are averaged, ``state.json``, and copies of the run's settings and tokenizer.
+``state.json`` carries the SHA-256 of the other files and of itself, so a torn or flipped one is recognised; the
+settings, which tell of a command line, carry their own.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,100 +19,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import CheckpointError
+from captioner.whole_writes import as_os_error, write_folder, write_text
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when what a checkpoint holds changes
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
-STATE = "state.json"
+STATE, SETTINGS = "state.json", "settings.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
-
-
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make ``folder`` out of what ``fill`` writes into a temporary sibling; an existing one is replaced at the end.
-
-    Raises whatever ``fill`` raises, with the sibling removed and an existing folder untouched.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sibling = folder.with_name(f".{folder.name}.writing")
-    retired = folder.with_name(f".{folder.name}.retired")
-    if retired.exists() and not folder.exists():  # the process died between the two renames below
-        retired.rename(folder)
-    for leftover in (sibling, retired):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        sibling.mkdir()
-        fill(sibling)
-        for path in [*sorted(sibling.rglob("*")), sibling]:
-            flush(path)
-        if folder.exists():
-            folder.rename(retired)
-        sibling.rename(folder)
-    except BaseException:
-        if retired.exists() and not folder.exists():
-            retired.rename(folder)
-        shutil.rmtree(sibling, ignore_errors=True)
-        raise
-    flush(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; raises OSError with the older file untouched."""
-    sibling = path.with_name(f".{path.name}.writing")
-    try:
-        sibling.write_text(text, encoding="utf-8")
-        flush(sibling)
-        sibling.replace(path)
-        flush(path.parent)
-    except OSError as error:  # a failed write does not say which file it was for
-        sibling.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except BaseException:
-        sibling.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def warn_instead_of_stop(loss: str) -> Iterator[None]:
-    """Turn a failed write into a warning that says what is lost for now; an error of ours tells its own remedy."""
-    try:
-        yield
-    except CaptionerError as error:
-        logger.warning("%s: %s; training goes on", loss, error)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        reason = getattr(error, "strerror", None) or error
-        logger.warning("%s: %s; free some space, training goes on", loss, reason)
 
 
 def has_checkpoint(run: Path) -> bool:
     """Whether a run has a checkpoint, whole or not, be it one that ``clear_leftovers`` will bring back."""
     return bool(list_checkpoints(run)) or any(run.glob(".step-*.retired"))
-
-
-def clear_leftovers(run: Path) -> None:
-    """Put a folder in order after a kill: what was being replaced comes back, what was half written goes."""
-    for retired in run.glob(".*.retired"):
-        whole = run / retired.name.removeprefix(".").removesuffix(".retired")
-        if whole.exists():
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            retired.rename(whole)
-    for unfinished in run.glob(".*.writing"):
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished, ignore_errors=True)
-        else:
-            unfinished.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of files, is on the disk: a power cut does not take it back."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checksum(path: Path) -> str:
@@ -131,24 +50,47 @@ def save_checkpoint(
     optimizer: dict[str, Tensor],
     average: dict[str, Tensor] | None = None,
     state: dict[str, Any],
+    documents: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write ``run/step-<step>/`` whole or not at all; raises OSError, for example when the disk is full."""
+    """Write ``run/step-<step>/`` whole or not at all; raises OSError, for example when the disk is full.
+
+    ``documents`` are the run's settings and tokenizer, as ``read_documents`` gives them.
+    """
     contents = {MODEL: model, OPTIMIZER: optimizer, **({} if average is None else {AVERAGE: average})}
 
     def fill(folder: Path) -> None:
         for name, tensors in contents.items():
             save_file(tensors, folder / name)
-        files = {name: checksum(folder / name) for name in contents}
+        for name, text in (documents or {}).items():
+            (folder / name).write_bytes(text)
+        summed = (*contents, *(name for name in documents or {} if name != SETTINGS))
+        files = {name: checksum(folder / name) for name in summed}
         content = {"format": FORMAT, **state, "step": step, "files": files}
         content["checksum"] = _content_checksum(content)
         (folder / STATE).write_text(json.dumps(content))
 
-    folder = run / f"step-{step:08d}"
+    folder = step_folder(run, step)
     try:
         write_folder(folder, fill)
     except SafetensorError as error:  # safetensors reports a full disk as its own error
-        raise OSError(f"cannot write {folder}: {error}") from error
+        raise as_os_error(error, folder) from error
     return folder
+
+
+def read_documents(run: Path) -> dict[str, bytes]:
+    """The files of a run's settings and tokenizer, as far as they are there."""
+    paths = (run / name for name in (SETTINGS, *TOKENIZER_FILES))
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
+def repair_tokenizer(run: Path, folder: Path, state: Mapping[str, Any]) -> None:
+    """Bring a run's tokenizer back from a whole checkpoint, with a warning, where it is not that of the checkpoint."""
+    for name in TOKENIZER_FILES:
+        if name in state["files"]:
+            damaged = not (run / name).is_file() or checksum(run / name) != state["files"][name]
+            if damaged:
+                logger.warning("%s is damaged or missing: taken from %s", run / name, folder)
+                write_text(run / name, (folder / name).read_text(encoding="utf-8"))
 
 
 def _content_checksum(content: dict[str, Any]) -> str:
@@ -164,7 +106,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / STATE).read_text())
         if content["format"] == FORMAT:
-            names = [MODEL, OPTIMIZER, *([AVERAGE] if AVERAGE in content["files"] else [])]
+            names = [MODEL, OPTIMIZER, *(name for name in (AVERAGE, *TOKENIZER_FILES) if name in content["files"])]
             broken = [name for name in names if checksum(folder / name) != content["files"][name]]
             broken += [STATE] if content["checksum"] != _content_checksum(content) else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -198,10 +140,16 @@ def names_step(path: Path) -> bool:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """A run's checkpoint folders, oldest first, whole or not."""
-    return sorted((path for path in run.glob("step-*") if path.is_dir() and names_step(path)), key=_step)
+    return sorted((path for path in run.glob("step-*") if path.is_dir() and names_step(path)), key=step_of)
 
 
-def _step(folder: Path) -> int:
+def step_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step is or would be."""
+    return run / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder."""
     return int(folder.name.removeprefix("step-"))
 
 
@@ -224,24 +172,29 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def prune_checkpoints(run: Path, *, keep: int, last: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints; nothing is removed while none of these is whole.
+def set_aside(folders: Iterable[Path]) -> None:
+    """Rename what a run gives up by going on from an earlier step, until ``prune_checkpoints`` removes it."""
+    for folder in folders:
+        aside = folder.with_name(f".{folder.name}.abandoned")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
-    Args:
-        run: the run's folder.
-        keep: how many to keep.
-        last: step of the newest one; later ones are of a future that was given up by resuming an earlier step.
+
+def prune_checkpoints(run: Path, *, keep: int, best: int | None = None) -> None:
+    """Remove all but the newest ``keep`` checkpoints and that of the best step, and what was set aside.
+
+    Nothing is removed while none of the newest is whole.
     """
     folders = list_checkpoints(run)
-    kept = [folder for folder in folders if _step(folder) <= last][-keep:]
-    if not any(_iswhole_tensor(folder) for folder in reversed(kept)):
+    kept = folders[-keep:]
+    if not any(_is_whole(folder) for folder in reversed(kept)):
         return
-    for folder in folders:
-        if folder not in kept:
+    for folder in (*folders, *run.glob(".*.abandoned")):
+        if folder not in kept and not (names_step(folder) and step_of(folder) == best):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _iswhole_tensor(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
     try:
         read_state(folder)
     except CheckpointError as error:

@@ -2,49 +2,32 @@
 
 import contextlib
 import itertools
-import math
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from captioner.errors import CaptionerError
+from captioner.errors import CheckpointError
 from captioner.settings import Settings
 from captioner.tasks.base import Task
 from captioner.training import checkpoint, states
 from captioner.training.averaging import WeightAverage
+from captioner.training.gradients import GradientSteps
 from captioner.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from captioner.training.processes import Processes
 from captioner.training.progress import TrainingProgress, count_steps
+from captioner.training.run_state import RunState
 from captioner.training.signals import InterruptedTrainingError, caught_signals
-from captioner.training.timings import CHECKPOINT, EXPORT, VALIDATION, WAITING, Stopwatch
+from captioner.training.timings import CHECKPOINT, EXPORT, TRAINING, VALIDATION, WAITING, Stopwatch
 from captioner.training.tracking import Trackers
+from captioner.whole_writes import warn_instead_of_stop
 
-
-@dataclass
-class RunState:
-    """Where a run stands; all of it goes into every checkpoint."""
-
-    step: int = 0
-    """Optimizer steps taken."""
-    epoch: int = 0
-    """Number of the current epoch, from 0."""
-    position: int = 0
-    """Batches of the current epoch already used."""
-    validated: int | None = None
-    """Step of the newest validation."""
-    best: float | None = None
-    """Best value of the monitored metric."""
-    best_step: int | None = None
-    """Step of the best value."""
-    stale: int = 0
-    """Validations since the best value."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """What the reports since the last line of metrics.jsonl add up to."""
+logger = logging.getLogger(__name__)
 
 
 def fit(
@@ -53,10 +36,13 @@ def fit(
     *,
     accelerator: Accelerator,
     run: Path,
-    trackers: Trackers,
+    begin: Callable[[], Trackers],
     on_best: Callable[[dict[str, Any]], None],
+    has_best: Callable[[int], bool] = lambda step: True,
     on_saved: Callable[[Path], None] = lambda checkpoint: None,
+    made_from: Mapping[str, str] | None = None,
     resume: tuple[Path, dict[str, Any]] | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> RunState:
     """Train ``task.module`` to the end of the settings' epochs or steps.
 
@@ -65,17 +51,26 @@ def fit(
         settings: the run's settings.
         accelerator: device, processes and precision.
         run: the run's folder, for checkpoints.
-        trackers: where metrics go.
-        on_best: called with the validation metrics whenever the monitored one is the best so far.
+        begin: called once all that the run goes on from is loaded, and nothing can be refused any more; gives where
+            metrics go.
+        on_best: called with the validation metrics to export the model: whenever the monitored one is the best so far,
+            and again where that export is missing.
+        has_best: whether the exported model is that of a step.
         on_saved: called with every checkpoint.
+        made_from: fingerprints of what the run is made from; they go into every checkpoint.
         resume: a whole checkpoint and its state, as ``find_checkpoint`` returns them.
+        stopwatch: one that has counted what came before; by default time is counted from here on.
 
     Raises:
-        InterruptedTrainingError: SIGINT or SIGTERM came; the state is saved.
+        InterruptedTrainingError: SIGINT or SIGTERM came; the state is saved where there was space.
         CaptionerError: a loss or gradient is not finite; the last checkpoint is left as it is.
         CheckpointError: the checkpoint does not fit the task.
     """
-    return _Fit(task, settings, accelerator, run, trackers, on_best, on_saved).run(resume)
+    made_from, stopwatch = dict(made_from or {}), stopwatch or Stopwatch()
+    with stopwatch.during(TRAINING):
+        return _Fit(task, settings, accelerator, run, on_best, has_best, on_saved, made_from, stopwatch).run(
+            begin, resume
+        )
 
 
 @dataclass
@@ -86,9 +81,11 @@ class _Fit:
     settings: Settings
     accelerator: Accelerator
     folder: Path
-    trackers: Trackers
     on_best: Callable[[dict[str, Any]], None]
+    has_best: Callable[[int], bool]
     on_saved: Callable[[Path], None]
+    made_from: dict[str, str]
+    stopwatch: Stopwatch
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -97,25 +94,42 @@ class _Fit:
         self.average: WeightAverage | None = None
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
-        self.stopwatch = Stopwatch()
+        self.trackers, self.documents = Trackers([]), {}
         self.accumulation = self.settings.trainer.gradient_accumulation
         self.total = count_steps(self.task.batches_per_epoch(), self.settings.trainer)
 
-    def run(self, resume: tuple[Path, dict[str, Any]] | None) -> RunState:
+    def run(self, begin: Callable[[], Trackers], resume: tuple[Path, dict[str, Any]] | None) -> RunState:
         prepared, self.optimizer = self.accelerator.prepare(self.bare_module, self.optimizer)
         # Captions differ in length: a network compiled for any length is compiled once.
         self.task.module = torch.compile(prepared, dynamic=True) if self.settings.trainer.compile else prepared
+        self.gradients = GradientSteps(
+            self.task,
+            self.optimizer,
+            processes=self.processes,
+            clip_norm=self.settings.optim.clip_norm,
+            run=self.folder,
+        )
         try:
             self.processes.part_random_states(self.settings.trainer.seed)
             if resume:
                 self._load(*resume)
             self.average = self._start_average(resume)
-            progress = TrainingProgress(self.total, done=self.state.step, enabled=self.accelerator.is_main_process)
-            with caught_signals() as caught, contextlib.closing(progress):
-                self._train(progress, caught)
+            with contextlib.closing(begin()) as self.trackers:
+                self._run()
         finally:
             self.task.module = self.bare_module
         return self.state
+
+    def _run(self) -> None:
+        self.documents = checkpoint.read_documents(self.folder)
+        progress = TrainingProgress(self.total, done=self.state.step, enabled=self.accelerator.is_main_process)
+        with caught_signals() as caught, contextlib.closing(progress):
+            self._restore_best()
+            self._train(progress, caught)
+            if not self._restore_best():  # the last model stands in for it
+                self.state.best = self.state.best_step = None
+                self._validate_and_save(progress)
+                self._stop_if(caught)
 
     def _start_average(self, resume: tuple[Path, dict[str, Any]] | None) -> WeightAverage | None:
         """The average of the weights, where the settings want one; a checkpoint without one begins with its weights."""
@@ -162,8 +176,7 @@ class _Fit:
         factor = learning_rate_factor(state.step, total=self.total, settings=self.settings.schedule)
         set_learning_rate(self.optimizer, factor)
         self.task.module.train()
-        report = self._add_gradients(batches)
-        report.update({"gradient_norm": self._update(batches), "steps": 1})
+        report = self.gradients.take(batches, step=state.step)
         sums = Counter(state.sums)
         sums.update(report)
         state.step, state.position, state.sums = state.step + 1, state.position + len(batches), dict(sums)
@@ -173,40 +186,6 @@ class _Fit:
         progress.advance(loss=report["loss"], learning_rate=factor * peak, pairs=report["pairs"])
         if state.step % self.settings.trainer.log_every == 0:
             self._log_training(factor * peak)
-
-    def _add_gradients(self, batches: list[Any]) -> Counter[str]:
-        """Add up the gradients of the batches' mean loss; returns the mean loss and the sums of the reports."""
-        report: Counter[str] = Counter()
-        for number, batch in enumerate(batches, start=1):
-            waits = number < len(batches)
-            with self.accelerator.no_sync(self.task.module) if waits else contextlib.nullcontext():
-                with self.accelerator.autocast():
-                    output = self.task.loss(batch)
-                loss, counts, share = self.processes.share(output)
-                if not math.isfinite(loss):
-                    raise self._divergence(f"the loss is {loss}", [batch])
-                self.accelerator.backward(output.loss * share / len(batches))
-            report.update({"loss": loss / len(batches), **counts})
-        return report
-
-    def _update(self, batches: list[Any]) -> float:
-        """Clip the gradient and take the step; returns the gradient's norm before."""
-        norm = float(self.accelerator.clip_grad_norm_(self.task.module.parameters(), self.settings.optim.clip_norm))
-        if not math.isfinite(norm) and self.accelerator.scaler is None:  # a scaler passes over such a step itself
-            raise self._divergence(f"the gradient's norm is {norm}", batches)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def _divergence(self, what: str, batches: list[Any]) -> CaptionerError:
-        own = "; ".join(self.task.describe(batch) for batch in batches)
-        examples = "; ".join(self.processes.gather(own))
-        saved = checkpoint.list_checkpoints(self.folder)
-        again = f"resume {saved[-1]}" if saved else "start again"
-        return CaptionerError(
-            f"{what} at step {self.state.step} on {examples}; "
-            f"{again} with a lower --optim.lr or --trainer.precision fp32"
-        )
 
     def _log_training(self, learning_rate: float) -> None:
         """A line of means since the last one."""
@@ -220,48 +199,79 @@ class _Fit:
             self.trackers.log(self.state.step, line)
 
     def _end_epoch(self, progress: TrainingProgress) -> None:
-        """Move to the next epoch; where it is time, validate, export the best and save."""
-        state, trainer, batches = self.state, self.settings.trainer, self.task.batches_per_epoch()
-        if state.position >= batches:
+        """Move to the next epoch; validate where it is time."""
+        state = self.state
+        if state.position >= self.task.batches_per_epoch():
             state.epoch, state.position = state.epoch + 1, 0
             self.saved = None
-        if state.step < self.total and state.epoch % trainer.validate_every:
-            return
+        if state.step >= self.total or not state.epoch % self.settings.trainer.validate_every:
+            self._validate_and_save(progress)
+
+    def _validate_and_save(self, progress: TrainingProgress) -> None:
+        """Validate, export the best and save."""
+        state, epochs, batches = self.state, self.settings.trainer.epochs, self.task.batches_per_epoch()
+        before = (state.best, state.best_step, state.best_metrics)
         averaged = self.average.in_place() if self.average else contextlib.nullcontext()
         # How often a run is validated does not change what it learns.
         with self.stopwatch.during(VALIDATION), averaged, states.preserved_random_state():
-            metrics = self._validate()
+            metrics, exported = self._validate()
         shown = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-        progress.report(f"epoch {state.epoch + state.position / max(1, batches):.3g}/{trainer.epochs}", shown)
-        self._save()
+        progress.report(f"epoch {state.epoch + state.position / max(1, batches):.3g}/{epochs}", shown)
+        if not self._save() and not exported:  # it is nowhere; a lesser model than it is better than none
+            state.best, state.best_step, state.best_metrics = before
 
-    def _validate(self) -> dict[str, Any]:
-        """Metrics of the model as it is; the best so far is exported."""
+    def _validate(self) -> tuple[dict[str, Any], bool]:
+        """Metrics of the model as it is; and whether, if it is the best so far, it could be exported."""
         self.task.module.eval()
         with self.processes.whole_module(self.task, self.copied):
             with self.accelerator.autocast():
                 metrics = self.processes.agree(self.task.validate())
-            self._keep_best(metrics)
-        return metrics
+            self._track({"epoch": self.state.epoch, **{f"validation/{key}": value for key, value in metrics.items()}})
+            return metrics, not self._keeps_best(metrics) or self._export()
 
-    def _keep_best(self, metrics: dict[str, Any]) -> None:
-        """Record the metrics; where they are the best so far, export the model."""
-        state, monitor = self.state, self.task.monitor
+    def _keeps_best(self, metrics: dict[str, Any]) -> bool:
+        """Record a validation; returns whether it is the best so far."""
+        state, value = self.state, metrics[self.task.monitor.metric]
         state.validated, state.stale = state.step, state.stale + 1
-        self._track({"epoch": state.epoch, **{f"validation/{key}": value for key, value in metrics.items()}})
-        if not monitor.improves(metrics[monitor.metric], state.best):
-            return
-        state.stale = 0
+        improved = self.task.monitor.improves(value, state.best)
+        if improved:
+            state.stale, state.best, state.best_step = 0, value, state.step
+            state.best_metrics = {"step": state.step, "epoch": state.epoch, **metrics}
+        return improved
+
+    def _export(self) -> bool:
+        """Export the module as it is as the best; a full disk is a warning."""
         stored = False
-        with self.stopwatch.during(EXPORT), checkpoint.warn_instead_of_stop("the best model so far is not exported"):
+        with self.stopwatch.during(EXPORT), warn_instead_of_stop("the best model so far is not exported"):
             if self.processes.is_main:
-                self.on_best({"step": state.step, "epoch": state.epoch, **metrics})
+                self.on_best(dict(self.state.best_metrics))
             stored = True
-        if self.processes.agree(stored):
-            state.best, state.best_step = metrics[monitor.metric], state.step
+        return self.processes.agree(stored)
+
+    def _restore_best(self) -> bool:
+        """Export the best model again where that is missing, or of another step; returns whether there is one now.
+
+        It may have been removed or not been written for want of space, or be of steps that the run has given up.
+        """
+        step = self.state.best_step
+        if step is None or self.processes.agree(self.has_best(step)):
+            return step is not None
+        folder = checkpoint.step_folder(self.folder, step)
+        try:
+            content = checkpoint.read_state(folder)
+        except CheckpointError as error:
+            logger.warning("the best model so far, of step %d, is neither exported nor saved: %s", step, error)
+            return False
+        tensors = [checkpoint.read_tensors(folder, "model")]
+        tensors += [checkpoint.read_tensors(folder, "average")] if checkpoint.AVERAGE in content["files"] else []
+        with states.other_weights(self.bare_module, *tensors, origin=folder):
+            self.task.module.eval()
+            with self.processes.whole_module(self.task, self.copied):
+                return self._export()
 
     def _save(self) -> Path | None:
         """Write a checkpoint and remove old ones; a full disk is a warning, the earlier checkpoints stay."""
+        self.trackers.flush()
         with self.stopwatch.during(CHECKPOINT):
             self.saved = self._write_checkpoint()
         if self.processes.is_main:
@@ -278,17 +288,18 @@ class _Fit:
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         saved = self.saved
         if self.processes.is_main:
-            with checkpoint.warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
-                self.trackers.flush()
+            with warn_instead_of_stop(f"no checkpoint at step {self.state.step}"):
                 saved = checkpoint.save_checkpoint(
                     self.folder,
                     step=self.state.step,
                     model=model,
                     optimizer=optimizer,
                     average=average,
-                    state={**asdict(self.state), **own_states, "scaler": scaler},
+                    state={**asdict(self.state), **own_states, "scaler": scaler, "made_from": self.made_from},
+                    documents=self.documents,
                 )
-                checkpoint.prune_checkpoints(self.folder, keep=self.settings.trainer.keep, last=self.state.step)
+                keep = self.settings.trainer.keep
+                checkpoint.prune_checkpoints(self.folder, keep=keep, best=self.state.best_step)
         return self.processes.agree(saved)
 
     def _load(self, folder: Path, content: dict[str, Any]) -> None:
@@ -299,7 +310,5 @@ class _Fit:
         self.processes.restore_states(self.task, content, origin=folder)
         if content["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(content["scaler"])
-        # The first checkpoints did not say when they were validated; they were written after a validation.
-        content = {"validated": content["step"], "stale": 0, **content}
-        self.state = RunState(**{name: content[name] for name in RunState.__dataclass_fields__})
+        self.state = RunState.of(content)
         self.saved = folder

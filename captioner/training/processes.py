@@ -25,7 +25,7 @@ class Processes:
     """All processes of a run, seen from one of them. Whatever one of them calls, all must call, in the same order."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
+        self.accelerator = accelerator
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
         self.is_main = accelerator.is_main_process
 
@@ -39,10 +39,8 @@ class Processes:
         if self.count == 1:
             return loss, Counter(output.report), 1.0
         own = [loss * output.weight, output.weight, *output.report.values()]
-        device = self._accelerator.device
-        total, weight, *counts = self._accelerator.reduce(
-            torch.tensor(own, dtype=torch.float64, device=device)
-        ).tolist()
+        device = self.accelerator.device
+        total, weight, *counts = self.accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
         report = Counter(dict(zip(output.report, counts, strict=True)))
         weight = weight or 1.0  # a batch of which no process could read anything
         return total / weight, report, output.weight * self.count / weight
@@ -63,11 +61,11 @@ class Processes:
         What one of them has made, those that share its disk find there.
         """
         made = []
-        turn = 0 if self.is_main else 1 if self._accelerator.is_local_main_process else 2
+        turn = 0 if self.is_main else 1 if self.accelerator.is_local_main_process else 2
         for number in range(3 if self.count > 1 else 1):
             if number == turn:
                 made.append(make())
-            self._accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
         return made[0]
 
     def first_signal(self, caught: Sequence[int]) -> int:
@@ -75,7 +73,7 @@ class Processes:
         own = caught[0] if caught else 0
         if self.count == 1:
             return own
-        return max(self._accelerator.gather(torch.tensor([own], device=self._accelerator.device)).tolist())
+        return max(self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).tolist())
 
     def part_random_states(self, seed: int) -> None:
         """Let every process but the first draw its own numbers, or dropout would fall on the same places in all."""
@@ -121,11 +119,11 @@ class Processes:
     def part(self) -> None:
         """Nothing is told from here on: each of them may end when it likes."""
         if self.count > 1:
-            self._accelerator.state.destroy_process_group()
+            self.accelerator.state.destroy_process_group()
 
     def copy_if_sharded(self, module: nn.Module) -> nn.Module | None:
         """A copy for ``whole_module`` of a module that FSDP is about to shard, None for other ways of training."""
-        return copy.deepcopy(module) if self._accelerator.is_fsdp2 else None
+        return copy.deepcopy(module) if self.accelerator.is_fsdp2 else None
 
     @contextlib.contextmanager
     def whole_module(self, task: Task, copied: nn.Module | None) -> Iterator[None]:
@@ -138,7 +136,7 @@ class Processes:
             return
         sharded = task.module
         load_module_state(copied, module_state(sharded), origin=Path("the sharded model"))
-        task.module = copied.to(self._accelerator.device).eval()
+        task.module = copied.to(self.accelerator.device).eval()
         try:
             yield
         finally:

@@ -1,6 +1,7 @@
 """The state of weights, optimizer and random generators, as tensors by name and as JSON values, and back."""
 
 import base64
+import collections
 import contextlib
 import random
 from collections.abc import Iterator
@@ -57,6 +58,17 @@ def load_module_state(module: nn.Module, tensors: dict[str, Tensor], *, origin: 
         name: shard_like(present[name], value) for name, value in tensors.items() if isinstance(present[name], DTensor)
     }
     module.load_state_dict({**tensors, **sharded}, strict=False)
+
+
+@contextlib.contextmanager
+def other_weights(module: nn.Module, *tensors: dict[str, Tensor], origin: Path) -> Iterator[None]:
+    """Inside, the module has these weights, the later ones over the earlier; raises as ``load_module_state`` does."""
+    own = {name: tensor.clone() for name, tensor in module_state(module).items()}
+    load_module_state(module, dict(collections.ChainMap(*reversed(tensors))), origin=origin)
+    try:
+        yield
+    finally:
+        load_module_state(module, own, origin=origin)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

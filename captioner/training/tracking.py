@@ -1,10 +1,11 @@
 """Where a run's numbers go: metrics.jsonl always, Weights & Biases and TensorBoard when asked for."""
 
+import contextlib
 import importlib.util
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +13,10 @@ from PIL.Image import Image
 
 from captioner.errors import ConfigError
 from captioner.settings import TrackingSettings
-from captioner.training.checkpoint import flush, write_text
+from captioner.training.growing_file import GrowingFile
 from captioner.training.tensorboard_tracker import TensorBoardTracker
 from captioner.training.wandb_tracker import WandbTracker
+from captioner.whole_writes import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class JsonLinesTracker:
 
     def __init__(self, path: Path, *, resume_step: int = 0) -> None:
         """Append to ``path``; lines after ``resume_step``, and torn ones, are dropped: they will be logged again."""
-        self._path, self._torn = path, False
+        self._path, self._warned = path, False
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step] if resume_step else []
         # A process may have died after logging a step's validation and before saving it: logged again, it is the same.
@@ -42,26 +44,40 @@ class JsonLinesTracker:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         if not path.exists() or path.read_bytes() != text.encode():
             write_text(path, text)
+        self._file = GrowingFile(path)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Append a line; where that fails, a warning says what is lost."""
+        """Append a line; where that fails it waits for the next one, or for ``flush``, with a warning."""
         line = {"step": step, **{name: _finite(value) for name, value in metrics.items()}}
         if _name_line(line) in self._logged:
             return
-        try:
-            with self._path.open("a") as file:
-                file.write("\n" * self._torn + json.dumps(line) + "\n")
-            self._torn = False
-        except OSError as error:
-            self._torn = True
-            logger.warning("metrics of step %d are lost: cannot write %s (%s)", step, self._path, error.strerror)
+        with self._warning():
+            self._file.append(json.dumps(line))
 
     def flush(self) -> None:
-        """Wait until every line is on the disk; raises OSError."""
-        flush(self._path)
+        """Write what waits, and see all lines onto the disk; where that fails they wait on, with a warning."""
+        with self._warning():
+            self._file.write(to_disk=True)
 
     def close(self) -> None:
-        """Every line is in the file already."""
+        """Write what waits; a warning tells what is lost."""
+        self.flush()
+        if self._file.waiting:
+            logger.warning("%s: its last %d lines are lost", self._path, self._file.waiting)
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Turn a failed write into a warning, once until there is space again."""
+        try:
+            yield
+            self._warned = False
+        except OSError as error:
+            if not self._warned:
+                logger.warning(
+                    "cannot write %s (%s): its lines wait in memory until that is mended",
+                    *(self._path, error.strerror or error),
+                )
+            self._warned = True
 
 
 def _name_line(line: dict[str, Any]) -> tuple[int, frozenset[str]]:
@@ -80,7 +96,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             lines.append({**line, "step": int(line["step"])})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             logger.warning("%s: passed over a torn line", path)
     return lines
 
@@ -103,7 +119,7 @@ class Trackers:
                 self._trackers.remove(tracker)
 
     def flush(self) -> None:
-        """Wait until metrics.jsonl is on the disk, before a checkpoint that counts on its lines; raises OSError."""
+        """See metrics.jsonl onto the disk, before a checkpoint that will not log its lines again."""
         for tracker in self._trackers:
             if isinstance(tracker, JsonLinesTracker):
                 tracker.flush()

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from captioner.commands import report
-from captioner.report.contents import make_charts
+from captioner.report.contents import make_charts, read_report
+from captioner.report.page import write_page
 
 
 class Page(HTMLParser):
@@ -62,6 +63,9 @@ def test_the_page_tells_all_of_a_run_and_needs_nothing_else(run, capsys):
         "test: best by CIDEr-D",
         "training steps",
         "writing checkpoints",
+        "data, tokenizer and encoder",
+        "encoding images and captions",
+        "evaluating the best",
         "decoder of 1 layers, width 16",
         "decoder.max_length",
         "a red square on a wall",
@@ -83,6 +87,16 @@ def test_a_metric_is_a_row_and_a_split_a_column(run):
     assert '<td class="number">1,200</td>' in text
     assert '<td class="number">0.2500</td>' in text
     assert sum("beam search, 2 beams" in words for words in page.texts) == 1  # both splits were decoded alike
+
+
+def test_the_share_of_padding_is_told(run):
+    lines = [{"step": 1, "train/tokens": 6.0, "train/padding": 2.0}, {"step": 2, "train/tokens": 3, "train/padding": 1}]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [*lines, {"step": 2, "epoch": 1}]))
+    assert report.main([str(run)]) == 0
+    assert "training batches, 25.0% held padding" in read_page(run)[1]
+    (run / "metrics.jsonl").write_text('{"step": 1, "train/tokens": 6}\n')  # of an older run
+    assert report.main([str(run)]) == 0
+    assert "held padding" not in read_page(run)[1]
 
 
 def test_pngs_lie_beside_the_page(run, tmp_path):
@@ -118,6 +132,54 @@ def test_torn_files_are_left_out_with_a_word(run, capsys):
     errors = capsys.readouterr().err
     assert "evaluation-test.json is left out of the report" in errors
     assert "does not tell the model's shape" in errors
+
+
+SPLIT = '{"test": {"metrics": {"BLEU-4": 0.5}, "images": 3, "decoding": %s, "unavailable": {}}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("best/metrics.json", text) for text in ("5", "[]", "null", '{"test": 3}', '{"test": {"metrics": {}}}')),
+        *(("best/metrics.json", SPLIT % decoding) for decoding in ("{}", "5", '{"new": 1}', '{"beams": "x"}')),
+        ("best/metrics.json", '{"validation_at_best": null}'),
+        ("best/metrics.json", '{"validation_at_best": {"CIDEr-D": 1.0}}'),
+        ("best/metrics.json", '{"validation_at_best": {"step": "5", "CIDEr-D": 1.0}}'),
+        ("best/metrics.json", '{"test": {"metrics": {"a": "x"}, "images": null, "decoding": {}, "unavailable": 5}}'),
+        *(("evaluation-test.json", text) for text in ("5", "[]", "null", "{}", '{"split": "test", "per_image": 5}')),
+        ("evaluation-test.json", '{"split": "test", "per_image": [{}, 5]}'),
+        ("evaluation-test.json", '{"split": 7, "per_image": []}'),
+        ("timings.jsonl", '{"training": "x"}\n{"training": null}\n{"training": -3}\n{"training": 1e999}\n[]\n5'),
+        ("metrics.jsonl", '{"step": 1e999, "train/loss": 1}\n{"step": 1, "train/loss": 2}'),
+        ("metrics.jsonl", f'{{"step": 1, "train/loss": {"9" * 400}}}\n{{"step": {"9" * 400}, "train/loss": 2}}'),
+        ("metrics.jsonl", '{"step": 1, "train/loss": 1.7e308}\n{"step": 2, "train/loss": -1.7e308}'),
+        ("metrics.jsonl", '{"step": 1, "train/loss": "x", "train/other": [], "validation/samples": 5}'),
+        ("metrics.jsonl", '{"step": 1, "train/loss": 2, "validation/samples": [5, null]}'),
+    ],
+)
+def test_a_report_leaves_out_what_is_damaged(run, name, content):
+    (run / name).write_text(content)
+    page = Page(write_page(read_report(run)))
+    assert page.open == []
+    assert "Settings" in page.texts
+
+
+@pytest.mark.parametrize("values", ["5", "null", "[]", '"x"'])
+def test_a_report_tells_only_what_it_understands_of_a_runs_origin(run, values):
+    names = ("captioner_version", "commit", "command", "versions")
+    content = json.loads((run / "settings.json").read_text())
+    (run / "settings.json").write_text(json.dumps(content | {name: json.loads(values) for name in names}))
+    assert Page(write_page(read_report(run))).open == []
+
+
+def test_captions_that_were_not_scored_by_cider_are_told(run, caplog):
+    path = run / "evaluation-test.json"
+    evaluation = json.loads(path.read_text())
+    for record in evaluation["per_image"][1:]:
+        del record["metrics"]["CIDEr-D"]
+    path.write_text(json.dumps(evaluation))
+    assert len(read_report(run).examples["test"]) == 1
+    assert "2 of 3 captions of evaluation-test.json are not shown" in caplog.text
 
 
 def test_what_is_no_run(tmp_path, told):

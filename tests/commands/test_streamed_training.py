@@ -10,6 +10,7 @@ from tiny_models import TINY_ENCODERS
 from tiny_shards import write_shards
 
 from captioner.commands import train
+from captioner.data import shard_files
 from captioner.settings import ScheduleSettings
 from captioner.training.checkpoint import find_checkpoint
 
@@ -29,7 +30,7 @@ def settings(request, workshop, tmp_path):
     return replace(settings, schedule=ScheduleSettings(kind="constant", warmup=0.0))
 
 
-def test_a_streamed_run_goes_on_as_if_it_had_never_stopped(workshop, settings, tmp_path, capsys):
+def test_a_streamed_run_goes_on_as_if_it_had_never_stopped(workshop, settings, tmp_path, capsys, monkeypatch):
     presets = {"tiny": settings}
     assert train.main(["tiny", "--trainer.run", "whole"], presets=presets) == 0
     told = capsys.readouterr().err
@@ -39,6 +40,8 @@ def test_a_streamed_run_goes_on_as_if_it_had_never_stopped(workshop, settings, t
     assert sum(line["train/pairs"] for line in lines if "train/pairs" in line and line["step"] <= 4) == 22
     assert len([line for line in lines if "validation/CIDEr-D" in line]) == 2
 
+    assert (workshop.data / "photos" / "streams" / "counts.jsonl").exists()
+    monkeypatch.setattr(shard_files, "COUNTERS", {})  # nothing is counted again
     torch.manual_seed(5)  # a resumed run depends on no seed of its process
     assert train.main(["tiny", "--trainer.run", "parts", "--trainer.max-steps", "7"], presets=presets) == 0
     _, state = find_checkpoint(tmp_path / "parts")

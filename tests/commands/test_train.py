@@ -43,6 +43,7 @@ def test_a_run_leaves_all_that_tells_how_it_came_about(trained):
         "model.safetensors",
         "optimizer.safetensors",
         "state.json",
+        *("settings.json", "tokenizer.json", "tokenizer_config.json"),
     }
 
 
@@ -162,7 +163,7 @@ class Bomb:
         return Path.touch, (Path("exploded"),)
 
 
-@pytest.mark.parametrize("name", ["settings.json", "tokenizer.json", "best/config.json", "best/model.safetensors"])
+@pytest.mark.parametrize("name", ["best/config.json", "best/model.safetensors"])
 def test_pickles_in_a_run_are_never_opened(workshop, copied, monkeypatch, tmp_path, capsys, name):
     monkeypatch.chdir(tmp_path)
     (copied / name).write_bytes(pickle.dumps(Bomb()))
@@ -170,6 +171,33 @@ def test_pickles_in_a_run_are_never_opened(workshop, copied, monkeypatch, tmp_pa
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert Path(name).name in error
+    assert not Path("exploded").exists()
+
+
+OWN = ("settings.json", "tokenizer.json", "tokenizer_config.json", "metrics.jsonl", "timings.jsonl")
+
+
+@pytest.mark.parametrize("name", [*OWN, "best/metrics.json"])
+def test_pickles_in_a_run_are_passed_over(workshop, copied, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    (copied / name).write_bytes(pickle.dumps(Bomb()))
+    assert workshop.train("--resume", str(copied)) == 0
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["index.json", "train-00000.safetensors"])
+def test_pickles_in_a_feature_cache_are_never_opened(workshop, monkeypatch, tmp_path, capsys, name):
+    data = tmp_path / "data"
+    shutil.copytree(workshop.data, data)
+    words = ["--trainer.folder", str(tmp_path), "--trainer.run", "cached", "--encoder.no-trainable"]
+    words += ["--data.folder", str(data)]
+    assert workshop.train(*words) == 0
+    [path] = (data / "photos" / "features").rglob(name)
+    path.write_bytes(pickle.dumps(Bomb()))
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert workshop.train("--resume", str(tmp_path / "cached")) == 2
+    assert f"error: {path}: " in capsys.readouterr().err.splitlines()[-1]
     assert not Path("exploded").exists()
 
 

@@ -1,6 +1,6 @@
 import json
 import tarfile
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -68,6 +68,15 @@ def test_a_process_that_has_no_more_gets_batches_without_captions(tokenizer, tmp
     last = list(make_batches(shards, tokenizer, rank=1, processes=2).batches(0))[1:]
     assert [(batch.rows, batch.pairs) for batch in last] == [((), 0)] * 3
     assert set(torch.cat([batch.targets.flatten() for batch in last]).tolist()) == {IGNORED}
+
+
+@pytest.mark.parametrize(("counted", "rows"), [(2, 8), (9, 12)])
+def test_an_epoch_is_as_long_as_was_counted(tokenizer, tmp_path, counted, rows):
+    found = find_shards(write_shards(tmp_path, "tar", [12]))
+    batches = make_batches(replace(found, counts=(4 * counted,)), tokenizer)
+    read = list(batches.batches(0))
+    assert len(read) == len(batches) == counted
+    assert sum(len(batch.rows) for batch in read) == rows
 
 
 def test_epochs_differ_and_come_back(shards, tokenizer):

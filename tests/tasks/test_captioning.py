@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from captioner.settings import (
     TokenizerSettings,
     TrainerSettings,
 )
-from captioner.tasks.base import Monitor
+from captioner.tasks.base import Examples, Monitor
 from captioner.tasks.captioning import CaptioningTask
 from captioner.training.device import build_accelerator
 from captioner.training.loop import fit
@@ -46,14 +46,14 @@ class Parts:
         options = {"batch_images": 4, **options}
         return CaptionBatches(tokens, lambda rows, views: self.features[rows], **special, **options)
 
-    def task(self, *, label_smoothing=0.0, dropout=0.0, image_ids=None) -> CaptioningTask:
+    def task(self, *, label_smoothing=0.0, dropout=0.0, image_ids=None, **batches) -> CaptioningTask:
         torch.manual_seed(0)
         projection = build_projection("linear", input_width=WIDTH, output_width=32, dropout=dropout)
         settings = DecoderSettings(width=32, layers=1, heads=2, feedforward=2, dropout=dropout, max_length=32)
         decoder = TransformerDecoder(settings, vocabulary_size=len(self.tokenizer))
         return CaptioningTask(
             CaptionerModel(None, projection, decoder),
-            train=self.batches(),
+            train=self.batches(**batches),
             validation=self.batches(shuffle=False),
             references=[[caption] for caption in CAPTIONS],
             image_ids=image_ids or [f"{row}.jpg" for row in range(len(CAPTIONS))],
@@ -84,7 +84,7 @@ def test_overfits_eight_examples(parts, tmp_path):
         settings,
         accelerator=build_accelerator(settings),
         run=tmp_path,
-        trackers=Trackers([]),
+        begin=lambda: Trackers([]),
         on_best=best.append,
     )
     [metrics] = best
@@ -106,7 +106,7 @@ def test_loss_is_the_mean_over_all_tokens_of_the_batch(parts):
         logits = task.module.decoder(torch.tensor([[parts.tokenizer.start_id, *tokens]]), memory)
         targets = torch.tensor([*tokens, parts.tokenizer.end_id])
         losses += nn.functional.cross_entropy(logits[0], targets, reduction="none").tolist()
-    assert output.report == {"pairs": 4, "tokens": len(losses)}
+    assert output.report == {"pairs": 4, "tokens": len(losses), "padding": batch.targets.numel() - len(losses)}
     assert output.loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
@@ -177,16 +177,35 @@ def test_batches_go_on_from_any_place(parts):
     assert 0 <= task.padding_share() < 0.5
 
 
-def test_batch_is_described_by_its_images(parts):
-    task = parts.task()
-    batch = next(parts.batches(batch_images=3, shuffle=False).batches(0))
-    assert task.describe(batch) == "images 0.jpg, 1.jpg, 2.jpg"
+def test_what_the_reports_tell_of_padding_is_its_share(parts):
+    task = parts.task(batch_images=5, length_buckets=False)
+    batches = [*task.batches(0)]
+    places, padding = sum(batch.targets.numel() for batch in batches), task.padding_share()
+    assert padding > 0
+    assert sum(task.loss(batch).report["padding"] for batch in batches) / places == pytest.approx(padding)
 
-    many = parts.task(image_ids=[f"{row}.png" for row in range(8)])
-    everything = next(parts.batches(batch_images=8, shuffle=False).batches(0))
-    assert many.describe(everything).endswith("6.png, 7.png")
-    ten = type(everything)(**{**vars(everything), "rows": (*range(8), 0, 1)})
-    assert many.describe(ten) == f"images {', '.join(f'{row}.png' for row in range(8))} and 2 more"
+
+def test_batch_is_described_by_its_images(parts):
+    batch = next(parts.batches(batch_images=3, shuffle=False).batches(0))
+    assert parts.task().describe(batch) == Examples("images", ("0.jpg", "1.jpg", "2.jpg"))
+    again = replace(batch, rows=(2, 2, 0))  # an image with some of its captions, and with the others
+    assert parts.task().describe(again).names == ("2.jpg", "0.jpg")
+
+
+def test_images_with_a_loss_that_is_not_finite_are_told_apart(parts):
+    class Mixing(nn.Module):
+        """As normalisation over a batch: one image spoils all."""
+
+        def forward(self, features):
+            return features - features.mean(dim=(0, 1))
+
+    task = parts.task(dropout=0.5)
+    task.module.projection = nn.Sequential(Mixing(), task.module.projection)
+    task.module.train()
+    batch = next(parts.batches(batch_images=3, shuffle=False).batches(0))
+    batch.images[1, 0, 0] = float("inf")
+    assert not task.loss(batch).loss.isfinite()
+    assert task.describe(batch) == Examples("images", ("0.jpg", "1.jpg", "2.jpg"), ("1.jpg",))
 
 
 def test_data_parallel_wrapper_is_passed_for_decoding(parts):

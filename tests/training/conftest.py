@@ -14,6 +14,7 @@ from captioner.build import encode_captions
 from captioner.data.batches import CaptionBatches
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.models.captioner import build_model
+from captioner.run_folder import give_up_future
 from captioner.settings import (
     DecoderSettings,
     DecodingSettings,
@@ -27,7 +28,7 @@ from captioner.tasks.captioning import CaptioningTask
 from captioner.training.checkpoint import find_checkpoint
 from captioner.training.device import build_accelerator
 from captioner.training.loop import RunState, fit
-from captioner.training.tracking import open_trackers
+from captioner.training.tracking import Trackers, open_trackers
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "pink")
 IMAGES = [f"a {colour} {thing}" for thing in ("dog", "cat") for colour in COLOURS]  # 14: 5 batches of 3, 3 steps of 2
@@ -98,6 +99,7 @@ class TinyRun:
         resume: Path | None = None,
         alter: Callable[[CaptioningTask], Any] = lambda task: None,
         on_best: Callable[[dict[str, Any]], Any] = lambda metrics: None,
+        has_best: Callable[[int], bool] = lambda step: True,
         accelerator: Callable[[Settings], Accelerator] = build_accelerator,
     ) -> RunState:
         """Train as the command does.
@@ -108,22 +110,27 @@ class TinyRun:
             resume: a run or a step.
             alter: changes the task before it is trained.
             on_best: as in ``fit``.
+            has_best: as in ``fit``.
             accelerator: makes the run's device and precision.
         """
         torch.manual_seed(seed)
         task = self.task(settings)
         alter(task)
         found = find_checkpoint(resume) if resume else None
-        trackers = open_trackers(
-            settings.tracking, run=self.folder, config={}, resume_step=found[1]["step"] if found else 0
-        )
+        step = found[1]["step"] if found else 0
+
+        def begin() -> Trackers:
+            give_up_future(self.folder, step)
+            return open_trackers(settings.tracking, run=self.folder, config={}, resume_step=step)
+
         return fit(
             task,
             settings,
             accelerator=accelerator(settings),
             run=self.folder,
-            trackers=trackers,
+            begin=begin,
             on_best=on_best,
+            has_best=has_best,
             resume=found,
         )
 

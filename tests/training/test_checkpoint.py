@@ -1,4 +1,3 @@
-import errno
 import json
 import pickle
 import shutil
@@ -7,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from captioner import whole_writes
 from captioner.errors import CheckpointError
 from captioner.training import checkpoint, states
 
@@ -54,6 +54,42 @@ def test_a_checkpoint_without_an_average_is_whole(tmp_path):
     folder = checkpoint.save_checkpoint(tmp_path, step=1, model={}, optimizer={}, state={})
     assert sorted(checkpoint.read_state(folder)["files"]) == [checkpoint.MODEL, checkpoint.OPTIMIZER]
     assert not (folder / checkpoint.AVERAGE).exists()
+
+
+DOCUMENTS = {"settings.json": b"{}", "tokenizer.json": b'{"a": 1}', "tokenizer_config.json": b'{"b": 2}'}
+
+
+@pytest.fixture
+def described(tmp_path):
+    """A run and its checkpoint, both with settings and tokenizer."""
+    for name, content in DOCUMENTS.items():
+        (tmp_path / name).write_bytes(content)
+    documents = checkpoint.read_documents(tmp_path)
+    return checkpoint.save_checkpoint(tmp_path, step=1, model={}, optimizer={}, state={}, documents=documents)
+
+
+def test_settings_and_tokenizer_are_in_it(described):
+    assert checkpoint.read_documents(described) == DOCUMENTS
+    assert {"tokenizer.json", "tokenizer_config.json"} < checkpoint.read_state(described)["files"].keys()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_damaged_tokenizer_of_a_run_comes_back(described, tmp_path, caplog, name):
+    state = checkpoint.read_state(described)
+    checkpoint.repair_tokenizer(tmp_path, described, state)
+    assert caplog.messages == []
+    for damage in (empty, Path.unlink):
+        damage(tmp_path / name)
+        checkpoint.repair_tokenizer(tmp_path, described, state)
+        assert checkpoint.read_documents(tmp_path) == DOCUMENTS
+    assert caplog.messages == [f"{tmp_path / name} is damaged or missing: taken from {described}"] * 2
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_damaged_tokenizer_of_a_checkpoint_is_recognised(described, name):
+    (described / name).write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=f"is damaged .{name}"):
+        checkpoint.read_state(described)
 
 
 def truncate(path):
@@ -165,7 +201,7 @@ def test_checkpoints_are_listed_by_step(save, tmp_path):
 def test_prune_keeps_the_newest(save, tmp_path):
     folders = [save(step) for step in (1, 2, 3)]
     (tmp_path / "best").mkdir()
-    checkpoint.prune_checkpoints(tmp_path, keep=2, last=3)
+    checkpoint.prune_checkpoints(tmp_path, keep=2)
     assert checkpoint.list_checkpoints(tmp_path) == folders[1:]
     assert (tmp_path / "best").exists()
 
@@ -174,80 +210,27 @@ def test_prune_removes_nothing_while_none_of_the_kept_is_whole(save, tmp_path, c
     folders = [save(step) for step in (1, 2, 3)]
     for folder in folders[1:]:
         flip_bit(folder / checkpoint.MODEL)
-    checkpoint.prune_checkpoints(tmp_path, keep=2, last=3)
+    checkpoint.prune_checkpoints(tmp_path, keep=2)
     assert checkpoint.list_checkpoints(tmp_path) == folders
     assert checkpoint.find_checkpoint(tmp_path)[0] == folders[0]
     assert "step-00000003 is damaged" in caplog.text
 
 
-def test_prune_counts_from_the_step_that_the_run_is_at(save, tmp_path):
-    folders = [save(step) for step in (1, 2, 3, 4)]
-    checkpoint.prune_checkpoints(tmp_path, keep=1, last=2)
-    assert checkpoint.list_checkpoints(tmp_path) == folders[1:2]
+def test_prune_keeps_the_best_and_removes_what_was_set_aside(save, tmp_path):
+    folders = [save(step) for step in (1, 2, 3, 4, 5)]
+    checkpoint.set_aside(folders[4:])
+    assert checkpoint.list_checkpoints(tmp_path) == folders[:4]
+    checkpoint.prune_checkpoints(tmp_path, keep=1, best=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000002", "step-00000004"}
 
 
-def test_written_folder_replaces_the_old_one_whole(tmp_path):
-    for text in ("old", "new"):
-        checkpoint.write_folder(tmp_path / "best", lambda folder, text=text: (folder / "a").write_text(text))
-    assert (tmp_path / "best" / "a").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_failed_writing_leaves_the_old_folder(tmp_path, error):
-    checkpoint.write_folder(tmp_path / "best", lambda folder: (folder / "a").write_text("old"))
-
-    def fail(folder):
-        (folder / "a").write_text("new")
-        raise error
-
-    with pytest.raises(type(error)):
-        checkpoint.write_folder(tmp_path / "best", fail)
-    assert (tmp_path / "best" / "a").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
-def test_failed_renaming_brings_the_old_folder_back(tmp_path, monkeypatch):
-    checkpoint.write_folder(tmp_path / "best", lambda folder: (folder / "a").write_text("old"))
-    rename = Path.rename
-
-    def fail_for_the_new_one(path, target):
-        if path.name.endswith(".writing"):
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
-    with pytest.raises(OSError, match="Input/output error"):
-        checkpoint.write_folder(tmp_path / "best", lambda folder: (folder / "a").write_text("new"))
-    assert (tmp_path / "best" / "a").read_text() == "old"
-
-
-def test_folder_that_a_kill_left_half_renamed_is_brought_back(tmp_path):
-    checkpoint.write_folder(tmp_path / "best", lambda folder: (folder / "a").write_text("old"))
-    (tmp_path / "best").rename(tmp_path / ".best.retired")
-    (tmp_path / ".best.writing").mkdir()
-
-    def fail(folder):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.write_folder(tmp_path / "best", fail)
-    assert (tmp_path / "best" / "a").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
-def test_failed_text_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "settings.json"
-    checkpoint.write_text(path, "old")
-
-    def fail(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint.os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left") as error:
-        checkpoint.write_text(path, "new")
-    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+def test_what_is_set_aside_stays_while_nothing_else_is_whole(save, tmp_path):
+    first, later = save(1), save(2)
+    checkpoint.set_aside([later])
+    flip_bit(first / checkpoint.MODEL)
+    checkpoint.prune_checkpoints(tmp_path, keep=1)
+    assert (tmp_path / ".step-00000002.abandoned").is_dir()
+    assert checkpoint.list_checkpoints(tmp_path) == [first]
 
 
 def test_saving_a_step_again_replaces_it(save, tmp_path):
@@ -264,10 +247,10 @@ def test_leftovers_of_a_kill_are_cleared(save, tmp_path):
     shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000003.writing")
     (tmp_path / ".metrics.jsonl.writing").write_text("half")
     (tmp_path / "metrics.jsonl").write_text("whole")
-    checkpoint.clear_leftovers(tmp_path)
+    whole_writes.clear_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"step-00000001", "step-00000002", "metrics.jsonl"}
     assert checkpoint.find_checkpoint(tmp_path)[1]["step"] == 2
-    checkpoint.clear_leftovers(tmp_path / "nowhere")
+    whole_writes.clear_leftovers(tmp_path / "nowhere")
 
 
 def test_a_checkpoint_that_a_kill_left_half_renamed_counts(save, tmp_path):

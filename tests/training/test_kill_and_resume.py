@@ -11,20 +11,27 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_models import TINY_ENCODERS
+from tiny_shards import write_shards
 from tiny_workshop import Workshop, without_meteor, write_photos
 
+from captioner import whole_writes
 from captioner.commands import prepare, train
+from captioner.run_folder import read_settings
 from captioner.settings import Settings
 from captioner.training import checkpoint
 
 NAME = "run"
 LINES = 18  # every form writes at least ten more to its metrics.jsonl
 VIT = json.dumps(TINY_ENCODERS["vit"] | {"num_hidden_layers": 2, "image_size": 16})
+
+STREAM = "the shards of the workshop"
 
 FORMS: dict[str, dict] = {
     "accumulation, average, step-wise checkpoints": {
@@ -39,6 +46,12 @@ FORMS: dict[str, dict] = {
         "optim": {"lr": 1e-2, "layer_decay": 0.75, "ema": 0.8},
         "trainer": {"epochs": 8},
     },
+    "cached features, average": {
+        "encoder": {"trainable": False, "views": 2},
+        "trainer": {"epochs": 8, "save_every": 2, "keep": 1},
+        "optim": {"lr": 1e-2, "ema": 0.9},
+    },
+    "stream": {"data": {"streaming": STREAM, "shuffle_buffer": 4}, "trainer": {"epochs": 6, "save_every": 1}},
     "half precision": {"trainer": {"precision": "bf16", "epochs": 8, "save_every": 5, "keep": 1}},
 }
 
@@ -46,14 +59,14 @@ FORMS: dict[str, dict] = {
 def train_in_child(argv: list[str], settings: Settings, log: Path, dies_at: int) -> None:
     """What a forked process does: ``captioner train``, whose ``dies_at``-th flush to the disk is its last (0: none)."""
     sys.stdout = sys.stderr = log.open("a")
-    flush, numbers = checkpoint.flush, iter(range(1, 1_000_000))
+    flush, numbers = whole_writes.flush, iter(range(1, 1_000_000))
 
     def flush_or_die(path: Path) -> None:
         if next(numbers) == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
 
-    checkpoint.flush = flush_or_die
+    whole_writes.flush = flush_or_die
     torch.set_num_threads(1)
     with without_meteor():
         status = train.main(argv, presets={NAME: settings})
@@ -75,6 +88,8 @@ class Runner:
         self, workshop: Workshop, context: multiprocessing.context.BaseContext, folder: Path, form: str
     ) -> None:
         groups = {"encoder": {}, **FORMS[form]}
+        if "data" in groups:
+            groups["data"] = groups["data"] | {"streaming": str(workshop.folder / "shards" / "*.tar")}
         groups["trainer"] = {"folder": str(folder), "max_steps": 0, "seed": 3, **groups["trainer"]}
         self.settings, self.context = workshop.preset(**groups), context
         self.run, self.log = folder / NAME, folder / "log.txt"
@@ -114,17 +129,29 @@ class Runner:
         assert self.stop(signal.SIGKILL, moment) == -signal.SIGKILL, self.log.read_text()
 
     def kill_in_flush(self, number: int) -> None:
-        """SIGKILL within the writing of a checkpoint."""
+        """SIGKILL within the writing of a checkpoint, between two of its files."""
         assert self.finish(self.start(dies_at=number)) == -signal.SIGKILL, self.log.read_text()
 
-    def outcome(self) -> dict[str, bytes]:
-        """Run to the end; the contents of the newest checkpoint, of the export and of metrics.jsonl."""
+    def kill_in_save(self, *, pause: float) -> None:
+        """SIGKILL at some moment while a checkpoint or an export is being written."""
+
+        def moment() -> bool:
+            return any(self.run.glob(".*.writing")) and not time.sleep(pause)
+
+        assert self.stop(signal.SIGKILL, moment) == -signal.SIGKILL, self.log.read_text()
+
+    def outcome(self) -> dict[str, Any]:
+        """Run to the end; the contents of the newest checkpoint, of the export, of metrics.jsonl and the settings."""
         assert self.finish(self.start()) == 0, self.log.read_text()
-        newest, _ = checkpoint.find_checkpoint(self.run)
-        best = [path for path in (self.run / "best").iterdir() if path.suffix != ".md"]
-        paths = [*newest.iterdir(), *best, self.run / "metrics.jsonl"]
         assert not list(self.run.glob(".*"))  # nothing half written is left
-        return {str(path.relative_to(self.run)): path.read_bytes() for path in paths}
+        newest, _ = checkpoint.find_checkpoint(self.run)
+        paths = [*newest.iterdir(), *(self.run / "best").iterdir(), self.run / "metrics.jsonl"]
+        found = {str(path.relative_to(self.run)): path.read_bytes() for path in paths}
+        del found[f"{newest.name}/settings.json"]  # it tells of the command lines, and so does the run's own
+        _, settings = read_settings(self.run)
+        _, copy = read_settings(newest)
+        assert copy == settings
+        return found | {"settings": replace(settings, trainer=replace(settings.trainer, folder=""))}
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +160,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     write_photos(workshop.folder / "photos")
     words = ["folder", "--root", str(workshop.folder / "photos"), "--data-folder", str(workshop.data)]
     assert prepare.main(words) == 0
+    write_shards(workshop.folder / "shards", "tar", [4, 3])
     return workshop
 
 
@@ -155,7 +183,9 @@ def test_three_kills(make_runner):
 def test_four_kills_of_every_form(make_runner, form):
     killed, draw = make_runner(form, "killed"), random.Random()
     for _ in range(4):
-        if draw.random() < 0.5 or killed.lines() >= LINES:
+        if draw.random() < 0.25:
+            killed.kill_in_save(pause=draw.uniform(0, 0.01))
+        elif draw.random() < 0.5 or killed.lines() >= LINES:
             killed.kill_in_flush(1 + draw.randrange(10))
         else:
             killed.kill_after(draw.randrange(killed.lines(), LINES) + 1, pause=draw.uniform(0, 0.02))

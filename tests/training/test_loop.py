@@ -11,94 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from line_task import Lines, LineTask, make_settings, steps_saved, train
 from safetensors import SafetensorError
 
-from captioner.errors import CaptionerError
-from captioner.settings import OptimSettings, ScheduleSettings, Settings, TrainerSettings
-from captioner.tasks.base import Monitor, StepOutput
 from captioner.training import checkpoint
 from captioner.training.device import build_accelerator
-from captioner.training.loop import fit
 from captioner.training.signals import InterruptedTrainingError, caught_signals
-from captioner.training.tracking import Trackers
-
-BATCHES = 5
-
-
-class LineTask:
-    """Five batches of points an epoch; validation says what ``scores`` holds, in turn."""
-
-    def __init__(self, scores=(), direction="max"):
-        torch.manual_seed(0)
-        self.module = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5))
-        self.monitor = Monitor("score", direction)
-        self.scores, self.validations, self.seen = list(scores), 0, []
-
-    split_by_process = False
-
-    def batches_per_epoch(self):
-        return BATCHES
-
-    def place(self):
-        return {}
-
-    def go_to(self, place):
-        assert place == {}
-
-    def batches(self, epoch, *, start=0):
-        return iter([(epoch, number) for number in range(BATCHES)][start:])
-
-    def loss(self, batch):
-        self.seen.append(batch)
-        points = torch.tensor([[batch[1] / 10 + batch[0]], [1.0]])
-        return StepOutput((self.module(points) - 2 * points).square().mean(), {"points": 2})
-
-    def describe(self, batch):
-        return f"points of batch {batch[1]}"
-
-    def validate(self):
-        assert not self.module.training
-        self.validations += 1
-        return {"score": self.scores.pop(0) if self.scores else 0.0, "samples": ["a line"]}
-
-
-class Lines:
-    """A tracker that keeps what it is given."""
-
-    def __init__(self):
-        self.lines = []
-
-    def log(self, step, metrics):
-        self.lines.append({"step": step, **metrics})
-
-    def close(self):
-        """Nothing is pending."""
-
-
-def make_settings(**trainer):
-    defaults = {"epochs": 2, "precision": "fp32", "device": "cpu", "log_every": 2}
-    return Settings(
-        optim=OptimSettings(lr=0.1),
-        schedule=ScheduleSettings(warmup=0.2),
-        trainer=TrainerSettings(**{**defaults, **trainer}),
-    )
-
-
-def train(task, run, settings=None, *, resume=None, on_best=lambda metrics: None, tracker=None):
-    settings = settings or make_settings()
-    return fit(
-        task,
-        settings,
-        accelerator=build_accelerator(settings),
-        run=run,
-        trackers=Trackers([tracker or Lines()]),
-        on_best=on_best,
-        resume=checkpoint.find_checkpoint(resume) if resume else None,
-    )
-
-
-def steps_saved(run):
-    return [int(folder.name.removeprefix("step-")) for folder in checkpoint.list_checkpoints(run)]
 
 
 def test_steps_equal_a_plain_loop_with_groups_cut_at_the_end_of_the_epoch(tmp_path):
@@ -159,29 +77,6 @@ def test_validates_every_so_many_epochs_and_at_the_end(tmp_path):
     assert steps_saved(tmp_path) == [10, 15]
 
 
-@pytest.mark.parametrize(
-    ("direction", "scores", "best_steps", "best"),
-    [
-        ("max", [1.0, 0.5, 3.0, 3.0], [5, 15], 3.0),
-        ("min", [1.0, 0.5, 3.0, 0.5], [5, 10], 0.5),
-        ("max", [float("nan"), 0.5, float("nan"), 0.4], [10], 0.5),
-    ],
-)
-def test_best_is_by_the_monitor(tmp_path, direction, scores, best_steps, best):
-    exported = []
-    state = train(LineTask(scores, direction), tmp_path, make_settings(epochs=4), on_best=exported.append)
-    assert [metrics["step"] for metrics in exported] == best_steps
-    assert (state.best, state.best_step) == (best, best_steps[-1])
-    assert exported[-1] == {"step": best_steps[-1], "epoch": best_steps[-1] // 5, "score": best, "samples": ["a line"]}
-
-
-def test_resumed_run_remembers_its_best(tmp_path):
-    train(LineTask([2.0]), tmp_path, make_settings(epochs=1))
-    exported = []
-    state = train(LineTask([1.0]), tmp_path, make_settings(epochs=2), resume=tmp_path, on_best=exported.append)
-    assert (exported, state.best, state.best_step) == ([], 2.0, 5)
-
-
 def test_validation_does_not_change_what_is_learnt(tmp_path):
     class Drawing(LineTask):
         def validate(self):
@@ -237,14 +132,9 @@ def test_compiled_network_learns_the_same(tmp_path):
     torch.testing.assert_close(compiled.module.state_dict(), plain.module.state_dict(), rtol=1e-5, atol=1e-6)
 
 
-def test_keeps_one_checkpoint(tmp_path):
-    train(LineTask(), tmp_path, make_settings(epochs=3, keep=1))
-    assert steps_saved(tmp_path) == [15]
-
-
-def test_resuming_an_earlier_step_gives_up_the_later_ones_once_something_new_is_saved(tmp_path):
-    train(LineTask(), tmp_path, make_settings(epochs=4, keep=4))
-    settings = make_settings(epochs=4, keep=1)
+def test_a_resumed_earlier_step_is_where_the_run_is_from_then_on(tmp_path):
+    rising = [1.0, 2.0, 3.0, 4.0]
+    train(LineTask(rising), tmp_path, make_settings(epochs=4, keep=4))
 
     class Failing(LineTask):
         def loss(self, batch):
@@ -253,11 +143,16 @@ def test_resuming_an_earlier_step_gives_up_the_later_ones_once_something_new_is_
             return super().loss(batch)
 
     with pytest.raises(SystemError):
-        train(Failing(), tmp_path, make_settings(epochs=4, keep=4), resume=tmp_path / "step-00000010")
-    assert steps_saved(tmp_path) == [5, 10, 15, 20]
-    train(LineTask(), tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path / "step-00000010")
-    assert steps_saved(tmp_path) == [15]
-    assert train(LineTask(), tmp_path, settings, resume=tmp_path).step == 20
+        train(Failing(), tmp_path, make_settings(epochs=4), resume=tmp_path / "step-00000010")
+    assert steps_saved(tmp_path) == [5, 10]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [
+        *(".step-00000015.abandoned", ".step-00000020.abandoned")  # nothing new is saved yet
+    ]
+    task = LineTask()
+    assert train(task, tmp_path, make_settings(epochs=3, keep=1), resume=tmp_path).step == 15
+    assert task.seen[0] == (2, 0)
+    assert steps_saved(tmp_path) == [10, 15]
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SafetensorError("No space left")])
@@ -285,20 +180,6 @@ def test_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path, monkeypatch, c
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["step-00000015"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
-def test_failed_export_is_made_up_for_by_the_next_model_that_beats_the_exported_one(tmp_path, caplog, error):
-    exported, errors = [], [None, error, None]
-
-    def on_best(metrics):
-        if error := errors.pop(0):
-            raise error
-        exported.append(metrics["score"])
-
-    state = train(LineTask([1.0, 3.0, 2.0]), tmp_path, make_settings(epochs=3), on_best=on_best)
-    assert "the best model so far is not exported: No space left" in caplog.text
-    assert (exported, state.best) == ([1.0, 2.0], 2.0)
-
-
 def test_interrupt_on_a_full_disk_says_that_nothing_was_saved(tmp_path, monkeypatch):
     def fill_disk(tensors, path):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -311,52 +192,6 @@ def test_interrupt_on_a_full_disk_says_that_nothing_was_saved(tmp_path, monkeypa
     monkeypatch.setattr(checkpoint, "save_file", fill_disk)
     with pytest.raises(InterruptedTrainingError, match=r"^stopped by SIGTERM; its newest state could not be saved$"):
         train(Interrupted(), tmp_path)
-
-
-class Diverging(LineTask):
-    """The loss, or only its gradient, is infinite or no number in one batch."""
-
-    def __init__(self, at, fault):
-        super().__init__()
-        self.at, self.fault = at, fault
-
-    def loss(self, batch):
-        output = super().loss(batch)
-        return replace(output, loss=self.fault(output.loss)) if batch == self.at else output
-
-
-def zero_with_infinite_slope(loss):
-    return (loss - loss.detach()).square().sqrt()  # as the root at zero
-
-
-@pytest.mark.parametrize(
-    ("fault", "what"),
-    [
-        (lambda loss: loss * float("nan"), "the loss is nan at step 7 on points of batch 2; "),
-        (lambda loss: loss * float("inf"), "the loss is inf at step 7 on points of batch 2; "),
-        (zero_with_infinite_slope, "the gradient's norm is nan at step 7 on points of batch 2; "),
-    ],
-)
-def test_divergence_names_the_examples_and_leaves_the_last_checkpoint(tmp_path, fault, what):
-    with pytest.raises(CaptionerError) as stop:
-        train(Diverging((1, 2), fault), tmp_path)
-    last = tmp_path / "step-00000005"
-    assert str(stop.value) == f"{what}resume {last} with a lower --optim.lr or --trainer.precision fp32"
-    assert checkpoint.find_checkpoint(tmp_path)[0] == last
-    assert train(LineTask(), tmp_path, resume=tmp_path).step == 10
-
-
-def test_divergence_before_the_first_checkpoint_sends_back_to_the_start(tmp_path):
-    with pytest.raises(CaptionerError, match=r"at step 0 on points of batch 0; start again with a lower --optim.lr"):
-        train(Diverging((0, 0), lambda loss: loss * float("nan")), tmp_path)
-
-
-def test_module_is_handed_back_bare(tmp_path):
-    task = Diverging((1, 2), lambda loss: loss * float("nan"))
-    module = task.module
-    with pytest.raises(CaptionerError):
-        train(task, tmp_path)
-    assert task.module is module
 
 
 def test_second_signal_stops_at_once_and_handlers_come_back(caplog):

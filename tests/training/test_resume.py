@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,8 +154,26 @@ def test_gradient_scaler_passes_over_steps_that_overflow_and_goes_on_exactly(tin
     whole = make_run("whole")
     whole.train(accelerator=scale_gradients)
     assert tiny_run.files() == whole.files()
-    first, last = (checkpoint.read_tensors(folder, "model") for folder in checkpoint.list_checkpoints(whole.folder))
+    first, *_, last = (checkpoint.read_tensors(folder, "model") for folder in checkpoint.list_checkpoints(whole.folder))
     assert not first["projection.places.weight"].equal(last["projection.places.weight"])
+
+
+def test_a_missing_best_is_exported_again_as_it_was(tiny_run, change):
+    """Of averaged weights: the average of the best step, beside what is not averaged."""
+    settings = replace(change(epochs=3), optim=replace(change().optim, ema=0.7))
+    exports, tasks = [], []
+
+    def keep(metrics):
+        weights = {name: tensor.clone() for name, tensor in tasks[-1].module.state_dict().items()}
+        exports.append((metrics, weights))
+
+    tiny_run.train(settings=settings, alter=tasks.append, on_best=keep)
+    whole, before = exports[-1], tiny_run.files()
+    options = {"alter": tasks.append, "on_best": keep, "has_best": lambda step: False}
+    tiny_run.train(settings=settings, resume=tiny_run.folder, **options)
+    assert exports[-1][0] == exports[-2][0] == whole[0]
+    torch.testing.assert_close(exports[-1][1], whole[1], rtol=0, atol=0)
+    assert tiny_run.files() == before
 
 
 def test_metrics_are_on_the_disk_before_a_checkpoint_counts_on_them(tiny_run, monkeypatch):
@@ -185,6 +204,7 @@ def test_metrics_hold_no_clock(whole_run):
         for name in json.loads(line)
     }
     assert names == {
-        *("step", "epoch", "learning_rate", "train/loss", "train/pairs", "train/tokens", "train/gradient_norm"),
+        *("step", "epoch", "learning_rate", "train/loss", "train/pairs", "train/tokens"),
+        *("train/padding", "train/gradient_norm"),
         *("validation/loss", "validation/perplexity", "validation/CIDEr-D", "validation/samples"),
     }

@@ -25,7 +25,7 @@ def clock(monkeypatch):
 
 
 def test_every_second_belongs_to_one_activity(tmp_path, clock):
-    watch = Stopwatch()
+    watch = Stopwatch("training")
     clock.now += 5
     with watch.during("validation"):
         clock.now += 2
@@ -42,7 +42,7 @@ def test_every_second_belongs_to_one_activity(tmp_path, clock):
 
 
 def test_an_activity_that_fails_ends(tmp_path, clock):
-    watch = Stopwatch()
+    watch = Stopwatch("training")
 
     def validate():
         clock.now += 2
@@ -61,11 +61,21 @@ def test_torn_lines_and_missing_files(tmp_path):
     assert read_timings(tmp_path) == {"training": 2.5}
 
 
+def test_only_seconds_count(tmp_path):
+    lines = ['{"training": "x", "export": 1}', '{"training": null}', '{"export": -3}', '{"export": 1e999}', "[]", "5"]
+    (tmp_path / "timings.jsonl").write_text("\n".join([*lines, '{"step": 1, "training": 2, "export": true}']))
+    assert read_timings(tmp_path) == {"training": 2, "export": 1}
+
+
 def test_a_full_disk_loses_no_time(tmp_path, clock, monkeypatch, caplog):
-    watch = Stopwatch()
+    watch = Stopwatch("training")
     clock.now += 5
+
+    def fill_disk(*words, **options):
+        raise OSError(errno.ENOSPC, "No space left")
+
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(Path, "open", lambda *words: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        patch.setattr(Path, "open", fill_disk)
         watch.write(tmp_path, 1)
     assert caplog.messages == ["the times until step 1 are not recorded: No space left"]
     clock.now += 1
@@ -75,5 +85,5 @@ def test_a_full_disk_loses_no_time(tmp_path, clock, monkeypatch, caplog):
 
 def test_a_run_tells_where_its_time_went(whole_run):
     seconds = read_timings(whole_run.folder)
-    assert seconds.keys() == {"training", "waiting", "validation", "export", "checkpoint"}
+    assert seconds.keys() == {"preparation", "training", "waiting", "validation", "export", "checkpoint"}
     assert min(seconds["training"], seconds["validation"], seconds["checkpoint"]) > 0

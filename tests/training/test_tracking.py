@@ -1,6 +1,7 @@
-import errno
+import contextlib
 import json
 import logging
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_file_with_nothing_to_drop_is_not_written_anew(path):
     assert path.stat().st_ino == before
 
 
-@pytest.mark.parametrize("torn", ['{"step": 7, "tr', "3", '{"loss": 1}', '{"step": "x"}', "\xff\0"])
+@pytest.mark.parametrize("torn", ['{"step": 7, "tr', "3", '{"loss": 1}', '{"step": "x"}', '{"step": 1e999}', "\xff\0"])
 def test_torn_lines_are_passed_over_and_removed(path, caplog, torn):
     with path.open("a", encoding="latin-1") as file:
         file.write(torn)
@@ -77,32 +78,43 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": null, "b": null, "c": ["text"], "d": 2.5}\n'
 
 
-def test_full_disk_loses_a_line_and_no_other(path, monkeypatch, caplog):
+@contextlib.contextmanager
+def no_space_after(size):
+    """Files of this process find no space beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("again", [lambda tracker: tracker.log(9, {"train/loss": 1.0}), JsonLinesTracker.flush])
+def test_lines_that_find_no_space_wait_and_none_is_torn(path, caplog, again):
     tracker = JsonLinesTracker(path, resume_step=6)
-    open_file = Path.open
+    before = path.read_bytes()
+    with no_space_after(len(before) + 9):
+        for step in (7, 8):
+            tracker.log(step, {"train/loss": 1.0})
+            assert path.read_bytes() == before
+        tracker.flush()
+    assert len(caplog.messages) == 1
+    assert "metrics.jsonl (File too large): its lines wait in memory until that is mended" in caplog.text
+    again(tracker)
+    tracker.close()
+    assert steps(path)[:6] == [2, 4, 4, 6, 7, 8]
+    assert path.read_bytes().startswith(before)
+    assert len(caplog.messages) == 1
 
-    class HalfFull:
-        def __init__(self, file):
-            self.file = file
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exception):
-            self.file.close()
-
-        def write(self, text):
-            self.file.write(text[:9])
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda path, mode: HalfFull(open_file(path, mode)))
-        tracker.log(7, {"train/loss": 1.0})
-    assert "metrics of step 7 are lost: cannot write" in caplog.text
-    assert "No space left on device" in caplog.text
-    for step in (8, 9):
-        tracker.log(step, {"train/loss": 1.0})
-    assert steps(path) == [2, 4, 4, 6, 8, 9]
+def test_lines_that_never_find_space_are_told(path, caplog):
+    tracker = JsonLinesTracker(path, resume_step=6)
+    with no_space_after(path.stat().st_size):
+        for step in (7, 8):
+            tracker.log(step, {"train/loss": 1.0})
+        tracker.close()
+    assert caplog.messages[-1] == f"{path}: its last 2 lines are lost"
+    assert steps(path) == [2, 4, 4, 6]
 
 
 class Failing:
