@@ -10,6 +10,7 @@ from captioner.data.photo_names import image_key
 from captioner.data.records import read_json
 from captioner.errors import DataError
 from captioner.evaluation import bleu
+from captioner.evaluation.meteor import scoring as meteor
 from captioner.evaluation.significance import SHUFFLES, Difference, ImageScores, compare_scores
 
 RESULT_FORMAT = 1
@@ -49,17 +50,23 @@ def read_result(path: str | Path) -> Result:
         images = sorted(content.pop("per_image"), key=lambda image: image_key(image["image_id"]))
         names = [name for name in images[0]["metrics"] if name not in bleu.NAMES]
         means = {name: [float(image["metrics"][name]) for image in images] for name in names}
-        counts = [list(map(int, image["bleu_counts"])) for image in images if "bleu_counts" in image]
-        if any(len(row) != bleu.COLUMNS for row in counts) or len(counts) not in (0, len(images)):
-            raise ValueError("BLEU's counts are not whole")
+        columns = {"bleu_counts": bleu.COLUMNS, "meteor_counts": meteor.COLUMNS}
+        counts = [_read_counts(images, key, number) for key, number in columns.items()]
         for key in ("metrics", "metric_versions", "image_fingerprint", "references_fingerprint", "tokenizer", "set"):
             content[key]
-        return Result(path, content, [image["image_id"] for image in images], ImageScores(means, counts))
+        return Result(path, content, [image["image_id"] for image in images], ImageScores(means, *counts))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path}: is not a whole result file ({type(error).__name__}: {error}); "
             "write it with captioner evaluate --output"
         ) from error
+
+
+def _read_counts(images: list[dict[str, Any]], key: str, columns: int) -> list[list[int]]:
+    counts = [list(map(int, image[key])) for image in images if key in image]
+    if any(len(row) != columns for row in counts) or len(counts) not in (0, len(images)):
+        raise ValueError(f"{key} are not whole")
+    return counts
 
 
 def compare_results(first: Result, second: Result, *, shuffles: int = SHUFFLES, seed: int = 0) -> dict[str, Difference]:
@@ -69,12 +76,18 @@ def compare_results(first: Result, second: Result, *, shuffles: int = SHUFFLES, 
     in both.
     """
     _check_comparable(first, second)
-    names = [name for name in first.scores.means if name in second.scores.means]
     both_bleu = bool(first.scores.bleu_counts and second.scores.bleu_counts)
-    if not names and not both_bleu:
+    both_meteor = bool(first.scores.meteor_counts and second.scores.meteor_counts)
+    counted = {"METEOR"} if both_meteor else set()
+    names = [name for name in first.scores.means if name in second.scores.means and name not in counted]
+    if not names and not both_bleu and not both_meteor:
         raise DataError(f"{first.path} and {second.path} have no metric in common; evaluate one of them again")
     sides = [
-        ImageScores({name: result.scores.means[name] for name in names}, result.scores.bleu_counts if both_bleu else [])
+        ImageScores(
+            {name: result.scores.means[name] for name in names},
+            result.scores.bleu_counts if both_bleu else [],
+            result.scores.meteor_counts if both_meteor else [],
+        )
         for result in (first, second)
     ]
     found = compare_scores(*sides, shuffles=shuffles, seed=seed)

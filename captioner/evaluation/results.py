@@ -46,6 +46,8 @@ class Evaluation:
     """95 % bootstrap intervals, by the metrics' names."""
     bleu_counts: list[list[int]]
     """Of each image; empty where BLEU was not asked for."""
+    meteor_counts: list[list[int]]
+    """Of each image, the rows of METEOR's statistics; empty where there is no METEOR."""
     seed: int
     """Of the bootstrap."""
     made_with: dict[str, str] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class Evaluation:
                 "references": self.references[row],
                 "metrics": {name: values[row] for name, values in self.image_metrics.items()},
                 **({"bleu_counts": self.bleu_counts[row]} if self.bleu_counts else {}),
+                **({"meteor_counts": self.meteor_counts[row]} if self.meteor_counts else {}),
             }
 
 
@@ -123,7 +126,11 @@ def score_set(
     if "diversity" in metrics and references.training is None:
         scores.unavailable[diversity.NOVELTY] = NO_TRAINING_CAPTIONS
     corpus, images = (scores.corpus | more[0], scores.images | more[1]) if more else (scores.corpus, scores.images)
-    counts = pairs.bleu_counts.tolist() if bleu.NAMES[0] in corpus else []
+    bleu_counts = pairs.bleu_counts.tolist() if bleu.NAMES[0] in corpus else []
+    meteor_counts = [one.to_row() for one in pairs.meteor_statistics] if "METEOR" in scores.corpus else []
+    means = {name: values for name, values in images.items() if name not in bleu.NAMES}
+    if meteor_counts:
+        del means["METEOR"]
     return Evaluation(
         references.split,
         decoding,
@@ -136,8 +143,9 @@ def score_set(
         references.dataset,
         evaluated,
         fingerprint_references(references),
-        _intervals(corpus, images, counts, seed),
-        counts,
+        _intervals(corpus, ImageScores(means, bleu_counts, meteor_counts), seed),
+        bleu_counts,
+        meteor_counts,
         seed,
         {**weighed, **(made_with or {})},
         dict(notes or {}),
@@ -149,15 +157,12 @@ def format_score(value: float, *, digits: int = 4) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
-def _intervals(
-    corpus: dict[str, float], images: dict[str, list[float]], counts: list[list[int]], seed: int
-) -> dict[str, tuple[float, float]]:
-    scores = ImageScores({name: values for name, values in images.items() if name not in bleu.NAMES}, counts)
+def _intervals(corpus: dict[str, float], scores: ImageScores, seed: int) -> dict[str, tuple[float, float]]:
     if not scores.names:
         return {}
     found = bootstrap_intervals(scores, seed=seed)
     for name, values in scores.means.items():
-        # METEOR of a set is not the mean of its images' but near it: the interval is moved to where the score is.
+        # SPICE of a set is not the mean of its images' but near it: the interval is moved to where the score is.
         offset = corpus[name] - sum(values) / len(values)
         found[name] = (found[name][0] + offset, found[name][1] + offset)
     return {name: found[name] for name in corpus if name in found}
