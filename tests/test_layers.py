@@ -51,7 +51,8 @@ STAIRCASE = """
     report/charts report/contents report/page
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs commands/prepare
-    commands/tokenizer commands/evaluate commands/compare commands/calibrate commands/training_end
+    commands/tokenizer commands/metric_arguments commands/overlap commands/evaluate commands/compare commands/calibrate
+    commands/training_end
     commands/training_run commands/train commands/report commands/caption commands/push commands/export commands/verbs
 """
 ORDER = STAIRCASE.split()

@@ -13,6 +13,7 @@ import numpy as np
 from captioner.errors import DataError
 from captioner.evaluation import ptb
 from captioner.evaluation.caption_metrics import CaptionPairs, score_cider_d
+from captioner.evaluation.document_frequencies import DocumentFrequencies
 
 DEFINITION = (
     "accepted: the caption is not cut off by the maximum length, and its CIDEr-D reaches the median CIDEr-D "
@@ -21,11 +22,12 @@ DEFINITION = (
 BINS = 10
 
 
-def human_level(references: Sequence[Sequence[str]]) -> float:
+def human_level(references: Sequence[Sequence[str]], document_frequencies: DocumentFrequencies | None = None) -> float:
     """The median CIDEr-D of the references, each against the others of its image.
 
     Args:
         references: the untokenized reference captions of every image of a split.
+        document_frequencies: what CIDEr-D weighs n-grams by, where the captions were scored by those of a file.
 
     Raises:
         DataError: no image has two references or more.
@@ -39,7 +41,8 @@ def human_level(references: Sequence[Sequence[str]]) -> float:
     for turn in range(max(map(len, groups))):
         chosen = [group for group in groups if len(group) > turn]
         others = [group[:turn] + group[turn + 1 :] for group in chosen]
-        values += score_cider_d(CaptionPairs([group[turn] for group in chosen], others))[1]["CIDEr-D"]
+        pairs = CaptionPairs([group[turn] for group in chosen], others, document_frequencies)
+        values += score_cider_d(pairs)[1]["CIDEr-D"]
     return statistics.median(values)
 
 
@@ -77,6 +80,7 @@ def reliability(
     scores: Sequence[float],
     truncated: Sequence[bool],
     references: Sequence[Sequence[str]],
+    document_frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, float]:
     """ECE and AUROC of confidence against acceptance; nothing where the references cannot tell what is accepted.
 
@@ -85,9 +89,10 @@ def reliability(
         scores: the captions' CIDEr-D.
         truncated: which captions the maximum length cut off.
         references: the untokenized reference captions.
+        document_frequencies: those of a file, where the scores are by them.
     """
     if all(len(group) < 2 for group in references):
         return {}
-    accepted = accepts(scores, truncated, human_level(references))
+    accepted = accepts(scores, truncated, human_level(references, document_frequencies))
     found = {"ECE": expected_calibration_error(confidences, accepted), "AUROC": auroc(confidences, accepted)}
     return {name: value for name, value in found.items() if value is not None}

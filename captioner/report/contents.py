@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from captioner.data.encoded_images import EncodedImages
 from captioner.data.images import open_image
 from captioner.data.prepared import open_prepared
-from captioner.decoding.describe import describe_decoding
+from captioner.decoding.describe import describe_run
 from captioner.errors import CheckpointError, DataError
 from captioner.evaluation.example_sheet import Example, make_examples
 from captioner.report.charts import Chart, Line
 from captioner.run_folder import BEST, SETTINGS, read_settings
-from captioner.settings import DecodingSettings, Settings
+from captioner.settings import Settings
 from captioner.training.timings import read_timings
 from captioner.training.tracking import read_metrics
 
@@ -176,7 +176,7 @@ def _read_figures(found: Mapping[str, Any]) -> Figures:
     return Figures(
         metrics={name: value for name, value in found["metrics"].items() if _is_number(value)},
         images=int(found["images"]),
-        decoding=describe_decoding(DecodingSettings(**found["decoding"])) if found["decoding"] else "",
+        decoding=describe_run(found) if found["decoding"] else "",
         unavailable={name: str(reason) for name, reason in found["unavailable"].items()},
     )
 

@@ -9,6 +9,7 @@ import pytest
 from captioner.errors import DataError
 from captioner.evaluation.acceptance import accepts, auroc, expected_calibration_error, human_level, reliability
 from captioner.evaluation.caption_metrics import score_captions
+from captioner.evaluation.document_frequencies import DocumentFrequencies
 
 REFERENCES = [
     ["A dog runs on the grass.", "The dog is running over grass", "a brown dog in a field"],
@@ -25,6 +26,15 @@ def test_the_human_level_is_the_median_of_everyone_against_the_others():
         values += score_captions([group[turn] for group in REFERENCES], others, metrics=["CIDEr-D"]).images["CIDEr-D"]
     assert human_level(REFERENCES) == pytest.approx(statistics.median(values))
     assert human_level(REFERENCES) > 0
+
+
+def test_captions_and_people_are_weighed_by_the_same_document_frequencies():
+    weights = DocumentFrequencies.count([*REFERENCES, ["a dog"], ["grass"]])
+    alone = human_level(REFERENCES[:1], weights)
+    assert alone > 0
+    assert human_level(REFERENCES[:1]) == 0  # one image weighed by itself
+    assert reliability([1.0], [alone], REFERENCES[:1], weights) == {"ECE": 0.0}
+    assert reliability([1.0], [alone - 1e-6], REFERENCES[:1], weights) == {"ECE": 1.0}
 
 
 def test_images_with_one_caption_tell_nothing():
