@@ -52,7 +52,7 @@ def _parser() -> CommandParser:
         examples=EXAMPLES,
     )
     parser.add_argument("model", nargs="?", help="folder of an export or a run, or a Hub id")
-    parser.add_argument("--split", help="split of the dataset (default: test)")
+    parser.add_argument("--split", help="split of the dataset (default: test); COCO annotations have none")
     parser.add_argument("--data", metavar="FOLDER", help="prepared dataset (default: the one it was trained on)")
     parser.add_argument(
         "--predictions",
@@ -72,7 +72,11 @@ def _parser() -> CommandParser:
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
     parser.add_argument("--examples", metavar="FILE.png", help="draw the best, median and worst captions with images")
     parser.add_argument("--update-card", action="store_true", help="put the scores into the export's model card")
-    parser.add_argument("--allow-overlap", action="store_true", help="evaluate on images that the model was trained on")
+    parser.add_argument(
+        "--allow-overlap",
+        action="store_true",
+        help="evaluate on images that the model was trained on, or may have been",
+    )
     parser.add_argument(
         "--allow-different-set",
         action="store_true",
