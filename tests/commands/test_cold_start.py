@@ -11,7 +11,7 @@ import captioner
 
 OWN = """
     api confidence decoding_checks errors export_folder export_reading export_writing hub progress
-    settings settings_checks settings_json whole_writes
+    settings settings_checks settings_json
     commands commands.caption commands.caption_outputs commands.decoding_arguments commands.shell
     data data.images data.photo_names data.tokenizer data.training_images
     decoding decoding.choosing decoding.describe decoding.generation decoding.hypotheses decoding.requests

@@ -33,8 +33,8 @@ def test_captions_and_people_are_weighed_by_the_same_document_frequencies():
     alone = human_level(REFERENCES[:1], weights)
     assert alone > 0
     assert human_level(REFERENCES[:1]) == 0  # one image weighed by itself
-    assert reliability([1.0], [alone], REFERENCES[:1], weights) == {"ECE": 0.0}
-    assert reliability([1.0], [alone - 1e-6], REFERENCES[:1], weights) == {"ECE": 1.0}
+    assert reliability([1.0], [alone], [False], REFERENCES[:1], weights) == {"ECE": 0.0}
+    assert reliability([1.0], [alone - 1e-6], [False], REFERENCES[:1], weights) == {"ECE": 1.0}
 
 
 def test_images_with_one_caption_tell_nothing():
