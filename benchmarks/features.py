@@ -1,7 +1,8 @@
 """The feature cache, how fast it is built and how little memory it takes: ``python -m benchmarks.features``.
 
 Building (read, decode, encode, check, write) and the encoder alone on pixels that are there already take turns, on the
-same number of images, with the same batch and threads. Then an epoch over the cache of 30,000 images is read, and some
+same number of images, with the same batch and threads; beside them the loader of images alone, with one thread and with
+more. Then an epoch over the cache of 30,000 images is read, and some
 of its batches are trained on, in a process of its own whose peak of resident memory is told.
 """
 
@@ -25,6 +26,7 @@ from benchmarks.turns import Contestant
 from captioner.build import BATCHES_AHEAD_OF_GPU, feature_recipe, frozen_encode
 from captioner.data.encoded_images import EncodedImages
 from captioner.data.features import build_features
+from captioner.data.image_views import ViewLoader
 from captioner.data.images import open_image
 from captioner.models.encoders import load_encoder
 from captioner.models.image_processors import load_processor
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--encoder", metavar="FOLDER", help="a vision model (default: random weights in the shape of ViT-B/32)")
     add("--images", type=int, default=256, help="images of a turn")
     add("--rounds", type=int, default=3)
+    add("--open-threads", type=int, nargs="+", metavar="N", help="threads of the loader alone (default: 1 and all)")
     add("--memory-images", type=int, default=30_000, help="images of the large cache; 0: leave it out")
     add("--batch-images", type=int, default=32, help="images of a training batch on the large cache")
     add("--device", default="cpu", choices=["cpu", "cuda"])
@@ -93,16 +96,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             resources = replace(resources, encoder=load_encoder(encoder), processor=load_processor(encoder))
         content["encoder"] = options.encoder or describe_encoder(work)
         print("\n".join(f"{name}: {value}" for name, value in content.items()))
-        build, forward, decode = measure(settings, resources, folder=Path(folder), rounds=options.rounds)
-        content["speed"] = report_speed(build, forward, decode)
+        threads = options.open_threads or sorted({1, torch.get_num_threads()})
+        build, forward = measure(settings, resources, folder=Path(folder), rounds=options.rounds)
+        opened = measure_opening(resources, threads, rounds=options.rounds)
+        content["speed"] = report_speed(build, forward) | {"opening": report_opening(opened)}
         if options.memory_images:
             content["memory"] = measure_memory(work, options.memory_images)
     write_figures(options, content)
     return 0
 
 
-def measure(settings: Settings, resources: Resources, *, folder: Path, rounds: int) -> tuple[Speed, Speed, Speed]:
-    """Building, the encoder alone, and opening and processing alone; each round builds another cache."""
+def measure(settings: Settings, resources: Resources, *, folder: Path, rounds: int) -> tuple[Speed, Speed]:
+    """Building and the encoder alone; each round builds another cache."""
     dataset = DatasetDict({TRAIN: resources.dataset[TRAIN]})
     images, count = EncodedImages(dataset[TRAIN]), len(dataset[TRAIN])
     encode, recipe = frozen_encode(settings, resources.encoder), feature_recipe(settings, resources)
@@ -112,37 +117,61 @@ def measure(settings: Settings, resources: Resources, *, folder: Path, rounds: i
         anew = replace(recipe, dataset=f"round {number}")
         build_features(dataset, folder, anew, encode=encode, process=resources.processor, splits=(TRAIN,), ahead=ahead)
 
-    def open_batch(first: int) -> torch.Tensor:
-        return resources.processor([open_image(images[row]) for row in range(first, min(first + BATCH, count))])
-
     def encode_all() -> None:
         for first in range(0, count, BATCH):
             encode(pixels[: min(BATCH, count - first)])
 
-    pixels = open_batch(0)
+    pixels = resources.processor([open_image(images[row]) for row in range(min(BATCH, count))])
     encode(pixels)
-    build, forward, decode = Speed(), Speed(), Speed()
+    build, forward = Speed(), Speed()
     for number in range(rounds):
         turns = [(build, functools.partial(build_all, number)), (forward, encode_all)]
         for speed, turn in turns if number % 2 else turns[::-1]:
             speed.add(count, turn)
-        decode.add(len(pixels), lambda: open_batch(0))
-    return build, forward, decode
+    return build, forward
 
 
-def report_speed(build: Speed, forward: Speed, decode: Speed) -> dict[str, float]:
+def measure_opening(resources: Resources, threads: Sequence[int], *, rounds: int) -> dict[int, Speed]:
+    """The cache's loader without an encoder: opening images and making pixels of them, with so many threads in turn."""
+    rows = resources.dataset[TRAIN]
+    images, names = EncodedImages(rows), list(rows["image_id"])
+    batches = [range(first, min(first + BATCH, len(names))) for first in range(0, len(names), BATCH)]
+    speeds, before = {number: Speed() for number in threads}, torch.get_num_threads()
+
+    def open_all(loader: ViewLoader) -> None:
+        for _ in loader.load(lambda row: (names[row], images[row]), batches, views=1):
+            pass
+
+    try:
+        for turn in range(rounds):
+            for number in threads if turn % 2 else threads[::-1]:
+                torch.set_num_threads(number)
+                speeds[number].add(len(names), functools.partial(open_all, ViewLoader(resources.processor, ahead=1)))
+    finally:
+        torch.set_num_threads(before)
+    return speeds
+
+
+def report_speed(build: Speed, forward: Speed) -> dict[str, float]:
     """Print the rates and return them."""
     share = build.rate / forward.rate
-    print(f"\n{'encoder alone':<30} {forward.rate:8.1f} images/s")
-    print(f"{'building the cache':<30} {build.rate:8.1f} images/s, {share:.1%} of the encoder alone")
-    print(f"{'opening and processing alone':<30} {decode.rate:8.1f} images/s on one thread")
-    sys.stdout.flush()
+    print(f"\n{'encoder alone':<40} {forward.rate:8.1f} images/s")
+    print(f"{'building the cache':<40} {build.rate:8.1f} images/s, {share:.1%} of the encoder alone", flush=True)
     return {
         "forward_images_per_second": forward.rate,
         "build_images_per_second": build.rate,
         "build_share_of_forward": share,
-        "open_images_per_second_one_thread": decode.rate,
     }
+
+
+def report_opening(speeds: dict[int, Speed]) -> list[dict[str, float]]:
+    """Print what each number of threads opens, and return it."""
+    one, found = next(iter(speeds.values())).rate, []
+    for threads, speed in speeds.items():
+        title = f"opening and processing, {threads} thread{'s' * (threads > 1)}"
+        print(f"{title:<40} {speed.rate:8.1f} images/s, {speed.rate / one:.2f} times the first", flush=True)
+        found.append({"threads": threads, "images_per_second": speed.rate, "times_first": speed.rate / one})
+    return found
 
 
 def measure_memory(work: Work, images: int) -> dict[str, float]:

@@ -3,12 +3,10 @@
 import copy
 import http.client
 import itertools
-import math
-import statistics
 import tempfile
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +15,15 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from PIL.Image import Image
 from torch import Tensor
 
-from captioner.confidence import Calibration
+from captioner.confidence import Calibration, estimate_confidences
 from captioner.data.images import open_image
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.data.training_images import TrainingImages
+from captioner.decoding.describe import describe_decoding
 from captioner.decoding.generation import generate_each, pack_decoder, stream_tokens
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
-from captioner.errors import ConfigError, HubError, ImageError
+from captioner.decoding.requests import resolve_decoding
+from captioner.errors import HubError, ImageError
 from captioner.export_folder import ExportParts, publishable_settings
 from captioner.export_reading import find_export, read_export
 from captioner.export_writing import write_export
@@ -32,7 +32,6 @@ from captioner.models.captioner import CaptionerModel
 from captioner.models.image_processors import ImageProcessor
 from captioner.models.packed_decoder import PackedDecoder
 from captioner.settings import DecodingSettings, Settings
-from captioner.settings_checks import check_settings, nearest_name
 
 if TYPE_CHECKING:
     from captioner.explain import Explanation
@@ -46,7 +45,8 @@ class Caption:
     confidence: float
     """In [0, 1]: the probability that a person would accept the caption, where the captioner is calibrated.
 
-    Else the geometric mean of the tokens' probabilities. What is accepted: ``captioner.evaluation.acceptance``.
+    Else the geometric mean of the tokens' probabilities. 0 where the maximum length cut the caption off. What is
+    accepted: ``captioner.evaluation.acceptance``; how far it can be trusted: ``Captioner.calibration_mismatch``.
     """
     score: float
     """Log-probability divided by length to the power of the length penalty."""
@@ -55,6 +55,8 @@ class Caption:
     """Of every token, the end token's last, if the caption has one."""
     truncated: bool = False
     """Whether the caption hit the maximum length before its end."""
+    forced: int = 0
+    """How many of the first tokens are the prefix's, which say nothing of the confidence."""
 
 
 class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", "image-captioning"]):
@@ -112,7 +114,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
             ConfigError: the decoding settings are wrong, or give no such number of candidates.
         """
         several = isinstance(images, list | tuple)
-        decoding = self._decoding(decoding, candidates, changes)
+        decoding = resolve_decoding(self.settings, decoding, candidates, changes)
         found = dict(self._caption_each(images if several else [images], candidates, decoding, listed=several))
         return [found[place] for place in range(len(found))] if several else found[0]
 
@@ -129,7 +131,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         They come about in their order, but not exactly: an image whose caption is finished makes room for a waiting
         one. ``batch_size`` images are taken and opened at a time. Arguments and errors are those of ``caption``.
         """
-        decoding = self._decoding(decoding, candidates, changes)
+        decoding = resolve_decoding(self.settings, decoding, candidates, changes)
         return self._caption_each(images, candidates, decoding, listed=True)
 
     def stream(self, image: Any, *, decoding: DecodingSettings | None = None, **changes: Any) -> Iterator[str]:
@@ -138,7 +140,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         A text is yielded when it is sure to stay: with one beam or sample at every token, with several once all of them
         agree. Arguments and errors are those of ``caption``; the last text is that of its caption.
         """
-        decoding = self._decoding(decoding, 1, changes)
+        decoding = resolve_decoding(self.settings, decoding, 1, changes)
         memories = (self._remember(images) for images in self._open_batches([image], 1, listed=False))
         arguments = (decoding, SpecialTokens.of(self.tokenizer), Phrases.of(decoding, self.tokenizer))
         for tokens in stream_tokens(self._packed(decoding), memories, *arguments):
@@ -168,28 +170,25 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         maps = on_grid(attention, self.model.encoder.grid)
         return Explanation(opened, self._text(tokens), words, maps, self.processor.covered_box(*opened.size))
 
-    def _decoding(
-        self, decoding: DecodingSettings | None, candidates: int, changes: Mapping[str, Any]
-    ) -> DecodingSettings:
-        names = [field.name for field in fields(DecodingSettings)]
-        for name in changes:
-            if name not in names:
-                near = nearest_name(name, names)
-                raise ConfigError(f"{name} is no decoding setting; {f'did you mean {near}?' if near else 'see help'}")
-        given = {name: value for name, value in changes.items() if value is not None}
-        decoding = replace(decoding or self.settings.decoding, **given)
-        if candidates < 1:
-            raise ConfigError(f"candidates={candidates} is not a number of captions; use 1 or more")
-        check_settings(replace(self.settings, decoding=decoding))
-        width = "samples" if decoding.samples else "beams"
-        if candidates > getattr(decoding, width) and width not in given and decoding.beam_groups == 1:
-            decoding = replace(decoding, **{width: candidates})
-        if candidates > getattr(decoding, width):
-            raise ConfigError(
-                f"{getattr(decoding, width)} {width} cannot give {candidates} candidates; "
-                f"use {width}={candidates} or more"
-            )
-        return decoding
+    def spell(self, caption: Caption) -> list[str]:
+        """The text of each of a caption's tokens, a space before those that begin a word; the end token's is a name.
+
+        They go with its ``log_probabilities``.
+        """
+        return self.tokenizer.pieces([*caption.tokens, *([] if caption.truncated else [self.tokenizer.end_id])])
+
+    def calibration_mismatch(
+        self, *, candidates: int = 1, decoding: DecodingSettings | None = None, **changes: Any
+    ) -> str | None:
+        """The decoding that confidence was fitted to, in words, if captions decoded in another way may make it wrong.
+
+        None where it is the same but for what does not matter, the longest length and the precision, and where nothing
+        was fitted. Arguments and errors are those of ``caption``.
+        """
+        fitted = self.calibration.origin.get("decoding") if self.calibration else None
+        own, found = self.settings.decoding, resolve_decoding(self.settings, decoding, candidates, changes)
+        same = replace(found, max_length=own.max_length, precision=own.precision)
+        return fitted if fitted != describe_decoding(same) else None
 
     def _caption_each(
         self, sources: Iterable[Any], candidates: int, decoding: DecodingSettings, *, listed: bool
@@ -233,12 +232,9 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
 
     def _captions(self, hypotheses: Sequence[Hypothesis]) -> list[Caption]:
         """All that decoding found for an image, as captions."""
-        if self.calibration:
-            confidences = self.calibration.confidences(hypotheses)
-        else:
-            confidences = [math.exp(statistics.fmean(one.log_probabilities)) for one in hypotheses]
+        confidences = estimate_confidences(hypotheses, self.calibration)
         return [
-            Caption(self._text(one.tokens), confidence, one.score, one.tokens, one.log_probabilities, one.truncated)
+            Caption(self._text(one.tokens), confidence, **vars(one))
             for one, confidence in zip(hypotheses, confidences, strict=True)
         ]
 

@@ -9,7 +9,7 @@ from captioner.confidence import Calibration
 from captioner.data.encoded_images import EncodedImages
 from captioner.decoding.describe import describe_decoding
 from captioner.errors import DataError
-from captioner.evaluation.acceptance import DEFINITION, human_level
+from captioner.evaluation.acceptance import DEFINITION, accepts, human_level
 from captioner.evaluation.caption_metrics import score_captions
 from captioner.scoring import caption_rows, select_rows
 
@@ -36,7 +36,7 @@ def calibrate(captioner: Captioner, dataset: DatasetDict, split: str = "validati
     )
     images = found if candidates > 1 else [[caption] for caption in found]
     scores = score_captions([captions[0].text for captions in images], references, metrics=["CIDEr-D"])
-    accepted = [score >= level for score in scores.images["CIDEr-D"]]
+    accepted = accepts(scores.images["CIDEr-D"], [captions[0].truncated for captions in images], level)
     origin = {
         "definition": DEFINITION,
         "human_level": level,

@@ -1,9 +1,12 @@
 """Confidence: the probability that a person would accept a caption, from what decoding knows of it.
 
 Two logistic models (Platt 1999, with his smoothed targets) look at a caption's log-probabilities and length, and the
-second one also at its place among the other captions that the search found for the image.
+second one also at its place among the other captions that the search found for the image. What a prefix forced says
+nothing of the decoder's certainty and is left out of all of it. A caption that the maximum length cut off is no whole
+sentence, and nobody accepts it: its confidence is 0 by rule, and the models are fitted without such ones.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,11 +25,24 @@ class Scored(Protocol):
     tokens: tuple[int, ...]
     log_probabilities: tuple[float, ...]
     score: float
+    truncated: bool
+    forced: int
+
+
+def estimate_confidences(captions: Sequence[Scored], calibration: "Calibration | None") -> list[float]:
+    """The confidence of each caption of an image; all that decoding found must be there.
+
+    Without a calibration it is the geometric mean of the probabilities of the tokens that the decoder chose. A caption
+    that the maximum length cut off has none: 0.
+    """
+    if calibration:
+        return calibration.confidences(captions)
+    return [0.0 if one.truncated else math.exp(describe_alone(one)[0]) for one in captions]
 
 
 def describe_alone(caption: Scored) -> list[float]:
-    """A caption's log-probabilities: mean, least and sum; and its length."""
-    values = caption.log_probabilities
+    """Log-probabilities of the tokens that the decoder chose for a caption: mean, least and sum; and their number."""
+    values = caption.log_probabilities[caption.forced :]
     return [sum(values) / len(values), min(values), sum(values), float(len(values))]
 
 
@@ -36,8 +52,15 @@ def describe_among(captions: Sequence[Scored], place: int) -> list[float]:
     Its lead in score over the best other one, and the mean share of n-grams that it has in common with each other one.
     """
     own, others = captions[place], [*captions[:place], *captions[place + 1 :]]
-    lead = own.score - max(other.score for other in others)
-    return [lead, sum(shared_ngrams(own.tokens, other.tokens) for other in others) / len(others)]
+    lead = _chosen_score(own) - max(map(_chosen_score, others))
+    shares = [shared_ngrams(own.tokens[own.forced :], other.tokens[other.forced :]) for other in others]
+    return [lead, sum(shares) / len(others)]
+
+
+def _chosen_score(caption: Scored) -> float:
+    """A caption's score as it would be had its forced tokens been certain."""
+    total = sum(caption.log_probabilities)
+    return caption.score * sum(caption.log_probabilities[caption.forced :]) / total if total else caption.score
 
 
 def shared_ngrams(first: Sequence[int], second: Sequence[int]) -> float:
@@ -107,21 +130,26 @@ class Calibration:
 
     def confidences(self, captions: Sequence[Scored]) -> list[float]:
         """The confidence of each caption of an image; all that decoding found must be there."""
+        return [0.0 if one.truncated else self._probability(captions, place) for place, one in enumerate(captions)]
+
+    def _probability(self, captions: Sequence[Scored], place: int) -> float:
         if len(captions) == 1 or self.among is None:
-            return [self.alone.probability(describe_alone(caption)) for caption in captions]
-        return [self.among.probability(_describe(captions, place)) for place in range(len(captions))]
+            return self.alone.probability(describe_alone(captions[place]))
+        return self.among.probability(_describe(captions, place))
 
     @classmethod
     def fit(cls, images: Sequence[Sequence[Scored]], accepted: Sequence[bool], origin: dict[str, Any]) -> "Calibration":
-        """Fit to the best caption of every image.
+        """Fit to the best caption of every image, but for those that are cut off; if all are, to them.
 
         Args:
             images: all captions that decoding found for each image, best first.
             accepted: whether a person would accept the first.
             origin: a record of what that is.
         """
-        alone = LogisticModel.fit([describe_alone(captions[0]) for captions in images], accepted)
-        several = [(captions, truth) for captions, truth in zip(images, accepted, strict=True) if len(captions) > 1]
+        pairs = list(zip(images, accepted, strict=True))
+        pairs = [(captions, truth) for captions, truth in pairs if not captions[0].truncated] or pairs
+        alone = LogisticModel.fit([describe_alone(captions[0]) for captions, _ in pairs], [one for _, one in pairs])
+        several = [(captions, truth) for captions, truth in pairs if len(captions) > 1]
         among = None
         if several:
             among = LogisticModel.fit([_describe(captions, 0) for captions, _ in several], [one for _, one in several])

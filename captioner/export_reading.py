@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from captioner.confidence import Calibration
 from captioner.data.tokenizer import CaptionTokenizer
 from captioner.data.training_images import TrainingImages
+from captioner.decoding_checks import settings_in_effect
 from captioner.errors import CheckpointError, ConfigError, DataError
 from captioner.export_folder import (
     AGAIN,
@@ -105,6 +106,7 @@ def _read_description(folder: Path) -> tuple[ExportParts, dict[str, Any]]:
         )
     try:
         settings = settings_from_dict(config["settings"])
+        settings = replace(settings, decoding=settings_in_effect(settings.decoding))
         check_settings(settings)
         vocabulary_size = config["vocabulary_size"]
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:

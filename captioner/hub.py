@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from captioner.errors import HubError
 from captioner.models.encoder_files import in_one_line
 
-HUB_ERRORS = (HTTPError, HFValidationError, OSError)
+HUB_ERRORS = (HTTPError, HFValidationError, OSError, json.JSONDecodeError)
 LOG_IN = "run `hf auth login` or set HF_TOKEN"
 REFUSALS = {
     400: "the Hub does not take it (400); see what its name and its files are",
@@ -59,6 +59,8 @@ def hub_reason(error: BaseException) -> str:
         return "it cannot be reached; connect and try again"
     if isinstance(error, HTTPError) and not status:
         return f"it cannot be reached ({in_one_line(error)}); connect and try again"
+    if isinstance(error, json.JSONDecodeError):
+        return "it gave an answer that is no JSON, as a proxy or a Hub with a fault does; try again later"
     return in_one_line(error)
 
 
@@ -108,7 +110,7 @@ def upload(
             revision=branch,
             create_pr=create_pr,
         )
-    # The library also raises ValueError for an answer that is no JSON, and RuntimeError around what stopped a file.
+    # The library also raises ValueError for what it does not understand, and RuntimeError around what stopped a file.
     except (*HUB_ERRORS, ValueError, RuntimeError) as error:
         raise _upload_error(repo_id, error) from error
     return str(made.commit_url)

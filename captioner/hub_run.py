@@ -37,7 +37,7 @@ from captioner.sharing import ENCODER, STREAMED
 from captioner.training import states
 from captioner.training.checkpoint import list_checkpoints, read_state, save_checkpoint
 from captioner.training.run_state import RunState
-from captioner.training.whole_writes import write_folder
+from captioner.whole_writes import write_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,10 @@ WANTED = ["*.json", "*.jsonl", "*.safetensors", "README.md"]
 
 
 def names_repository(name: str) -> bool:
-    """Whether this means a repository on the Hub, and no folder of a run that is here or was mistyped."""
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)) and not Path(name).parent.is_dir()
+    """Whether this means a repository on the Hub, and no folder of a run that is here, is missing or was mistyped."""
+    owner = Path(name).parent
+    matches = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+    return matches and owner != Path(TrainerSettings.folder) and not owner.is_dir()
 
 
 def open_repository(name: str) -> "SharedRun | SharedWeights":

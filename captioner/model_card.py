@@ -4,11 +4,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from captioner.decoding.describe import describe_decoding
+from captioner.decoding.describe import describe_run
 from captioner.evaluation import diversity
 from captioner.evaluation.model_index import eval_results
 from captioner.evaluation.results import format_score
-from captioner.settings import DecodingSettings, Settings
+from captioner.settings import Settings
 
 TEMPLATE = """---
 {{ card_data }}
@@ -114,7 +114,7 @@ def _evaluation_table(metrics: dict[str, Any]) -> str:
     lines = _rows(found, [name for name in names if name not in about_captions])
     if about_captions:
         lines += ["", "The captions themselves:", "", *_rows(found, about_captions)]
-    decodings = {split: describe_decoding(DecodingSettings(**content["decoding"])) for split, content in found.items()}
+    decodings = {split: describe_run(content) for split, content in found.items()}
     if len(set(decodings.values())) == 1:
         return "\n".join([*lines, "", f"Decoding: {decodings.popitem()[1]}."])
     return "\n".join([*lines, "", *(f"Decoding of {split}: {text}.  " for split, text in decodings.items())])

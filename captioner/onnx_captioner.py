@@ -1,8 +1,9 @@
-"""A captioner whose network runs in ONNX Runtime; the search is the same as everywhere."""
+"""A captioner whose network runs in ONNX Runtime; the search, in torch, is the same as everywhere."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from PIL.Image import Image
@@ -13,6 +14,8 @@ from captioner.errors import CheckpointError, ConfigError
 from captioner.export_reading import read_description
 from captioner.onnx_export import ENCODER, ENCODER_TENSORS, STEP, STEP_TENSORS
 from captioner.settings import DecodingSettings
+
+INSTEAD = "use Captioner.from_pretrained with the export that they were made from"
 
 
 class RowCache:
@@ -90,7 +93,11 @@ class OnnxDecoder:
 
 
 class OnnxCaptioner(Captioner):
-    """What ``captioner export --format onnx`` wrote, used as any captioner: ``caption``, ``stream``."""
+    """What ``captioner export --format onnx`` wrote: ``caption``, ``caption_each``, ``stream`` as of any captioner.
+
+    The graphs hold the weights for one purpose: what needs the network itself, such as ``explain``, ``save_pretrained``
+    or another precision than fp32, raises ConfigError and is to be had from the export that they were made from.
+    """
 
     def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
         """Open a folder with both graphs.
@@ -102,16 +109,43 @@ class OnnxCaptioner(Captioner):
         folder = Path(folder)
         found = read_description(folder)
         self.tokenizer, self.processor = found.tokenizer, found.processor
-        self.settings, self.metrics, self.calibration = found.settings, found.metrics, found.calibration
+        self.metrics, self.calibration, self.training_images = found.metrics, found.calibration, found.training_images
+        self.settings = replace(found.settings, decoding=replace(found.settings.decoding, precision="auto"))
         self._decoder = OnnxDecoder(folder, threads=threads)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "OnnxCaptioner":
+        """Open a folder, which must be on this machine; options and errors are those of the constructor."""
+        return cls(pretrained_model_name_or_path, **options)
 
     @property
     def device(self) -> torch.device:
         """Where the pixels go."""
         return self._decoder.device
 
+    def to(self, device: str | torch.device) -> "OnnxCaptioner":
+        """Return the captioner itself, which stays on the CPU; raises ConfigError for another device."""
+        if torch.device(device).type != "cpu":
+            raise ConfigError(f"ONNX files run on the CPU here, not on {device}; {INSTEAD}")
+        return self
+
+    def explain(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise ConfigError: the graphs do not tell where the decoder looks."""
+        raise ConfigError(f"ONNX files do not tell where the decoder looks; {INSTEAD}")
+
+    def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise ConfigError: the graphs are no export."""
+        self._parts()
+
+    def _parts(self) -> NoReturn:
+        raise ConfigError(f"ONNX files cannot be saved or published as an export; copy their folder, or {INSTEAD}")
+
     def _remember(self, images: Sequence[Image]) -> Tensor:
         return self.processor(images)
 
     def _packed(self, decoding: DecodingSettings) -> Any:
+        if decoding.precision not in ("auto", "fp32"):
+            raise ConfigError(
+                f"ONNX files are in fp32: decoding.precision={decoding.precision} is not there; {INSTEAD}"
+            )
         return self._decoder

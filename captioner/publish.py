@@ -13,7 +13,7 @@ from captioner.hub import upload
 from captioner.run_folder import BEST, run_of
 from captioner.sharing import write_shared_copy
 from captioner.training.checkpoint import find_checkpoint
-from captioner.training.whole_writes import write_folder, write_text
+from captioner.whole_writes import write_folder, write_text
 
 
 def export(captioner: Captioner, folder: Path) -> None:

@@ -18,7 +18,7 @@ from captioner.settings import Settings
 from captioner.settings_json import changed_settings, settings_from_dict, settings_to_dict
 from captioner.training.checkpoint import SETTINGS, list_checkpoints, names_step, set_aside, step_of
 from captioner.training.run_lock import LOCK
-from captioner.training.whole_writes import write_text
+from captioner.whole_writes import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
+from captioner.decoding_checks import idle_problems
 from captioner.errors import ConfigError
 from captioner.settings import (
     METRIC_NAMES,
@@ -58,7 +59,19 @@ LEAST = {
     "decoding.repetition_penalty": 1,
     "decoding.batch_size": 1,
 }
-ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm", "decoding.temperature")
+MOST = {
+    "decoding.beams": 1000,
+    "decoding.diversity": 1000,
+    "decoding.samples": 1000,
+    "decoding.top_k": 2**31 - 1,
+    "decoding.seed": 2**63 - 1,
+    "decoding.length_penalty": 10,
+    "decoding.repetition_penalty": 100,
+    "decoding.batch_size": 100_000,
+}
+"""Beyond these, arithmetic overflows or memory ends."""
+TEMPERATURES = (0.01, 100)
+ABOVE_ZERO = ("optim.lr", "optim.encoder_lr", "optim.clip_norm")
 BELOW_ONE = ("projection.dropout", "decoder.dropout", "task.label_smoothing", "optim.ema")
 SHARES = ("schedule.warmup", "schedule.floor")
 DEFAULTS = Settings()
@@ -86,6 +99,7 @@ def check_settings(settings: Settings, *, defaults: Settings = DEFAULTS) -> None
         *_encoder_problems(settings.encoder),
         *_length_problems(settings),
         *_search_problems(settings.decoding, usual),
+        *idle_problems(settings.decoding),
         *_head_problems(settings.decoder),
     ]
     if problems:
@@ -141,6 +155,13 @@ def _range_problems(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iter
         if not least <= values[path] < math.inf:
             fault = "too small" if values[path] < least else "no finite number"
             yield f"{path}={values[path]} is {fault}; use {least} or more"
+    for path, most in MOST.items():
+        if most < values[path] < math.inf:
+            yield f"{path}={values[path]} is too large; use {most} or less"
+    temperature, (coldest, hottest) = values["decoding.temperature"], TEMPERATURES
+    if not coldest <= temperature <= hottest:
+        remedy = f"the default is {usual['decoding.temperature']}"
+        yield f"decoding.temperature={temperature} is not in [{coldest}, {hottest}]; {remedy}"
     for path in ABOVE_ZERO:
         if not 0 < values[path] < math.inf:
             yield f"{path}={values[path]} is not above 0; the default is {usual[path]}"
@@ -207,8 +228,12 @@ def _length_problems(settings: Settings) -> Iterator[str]:
     longest, wanted = settings.decoder.max_length, settings.decoding.max_length
     if wanted > longest:
         yield f"decoding.max_length={wanted} is above decoder.max_length={longest}; lower the first or raise the second"
-    if settings.decoding.min_length > wanted:
-        yield f"decoding.min_length={settings.decoding.min_length} is above decoding.max_length={wanted}; lower it"
+    shortest = settings.decoding.min_length
+    if wanted > 0 and shortest >= wanted:
+        yield (
+            f"decoding.min_length={shortest} leaves no room in decoding.max_length={wanted}, which counts the end "
+            f"token too; use at most {wanted - 1}"
+        )
 
 
 def _search_problems(decoding: DecodingSettings, usual: Mapping[str, Any]) -> Iterator[str]:

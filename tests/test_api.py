@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from tiny_models import make_calibration
+from tiny_models import end_captions, make_calibration
 
 import captioner.api
 from captioner import Caption, Captioner
 from captioner.confidence import describe_alone
+from captioner.decoding.describe import describe_decoding
 from captioner.errors import CaptionerError, ConfigError, ImageError
 from captioner.settings import DecodingSettings, Settings
 
@@ -74,11 +75,12 @@ class TestCaption:
         self, tiny_captioner, pictures
     ):
         decoding = DecodingSettings(beams=1, length_penalty=1.0, max_length=8)
-        caption = tiny_captioner.caption(pictures[0], decoding=decoding)
+        caption = end_captions(tiny_captioner).caption(pictures[0], decoding=decoding)
         assert 0 < caption.confidence < 1
         assert caption.confidence == pytest.approx(numpy.exp(caption.score))
 
     def test_calibrated_confidence_looks_at_all_that_was_found(self, tiny_captioner, pictures):
+        end_captions(tiny_captioner)
         tiny_captioner.calibration = make_calibration(tiny_captioner, pictures)
         candidates = tiny_captioner.caption(pictures[0], candidates=3)
         assert [one.confidence for one in candidates] == tiny_captioner.calibration.confidences(candidates)
@@ -86,8 +88,32 @@ class TestCaption:
         greedy = tiny_captioner.caption(pictures[0], beams=1)
         assert greedy.confidence == tiny_captioner.calibration.alone.probability(describe_alone(greedy))
 
+    def test_a_prefix_and_a_cut_in_the_confidence(self, tiny_captioner, pictures):
+        tiny_captioner.calibration = make_calibration(tiny_captioner, pictures)
+        cut = tiny_captioner.caption(pictures[0], max_length=3, beams=1)
+        assert (cut.truncated, cut.confidence) == (True, 0.0)
+        end_captions(tiny_captioner, words=5)
+        free = tiny_captioner.caption(pictures[0], beams=1)
+        prefix = tiny_captioner.tokenizer.encode("a red dog")
+        forced = tiny_captioner.caption(pictures[0], prefix="a red dog", beams=1, min_length=7, max_length=12)
+        assert not free.truncated
+        assert not forced.truncated
+        assert (free.forced, forced.forced) == (0, len(prefix))
+        chosen = forced.log_probabilities[len(prefix) :]
+        assert describe_alone(forced) == [sum(chosen) / len(chosen), min(chosen), sum(chosen), len(chosen)]
+        assert 0 < forced.confidence == tiny_captioner.calibration.alone.probability(describe_alone(forced))
+
+    def test_decoding_that_confidence_was_not_fitted_to_is_told(self, tiny_captioner, pictures):
+        assert tiny_captioner.calibration_mismatch(beams=5) is None
+        fitted = describe_decoding(tiny_captioner.settings.decoding)
+        tiny_captioner.calibration = replace(make_calibration(tiny_captioner, pictures), origin={"decoding": fitted})
+        for same in ({}, {"max_length": 5}, {"precision": "fp32", "batch_size": 1}, {"beams": 3}, {"candidates": 3}):
+            assert tiny_captioner.calibration_mismatch(**same) is None
+        for other in ({"beams": 5}, {"samples": 3}, {"prefix": "a"}, {"length_penalty": 1.0}, {"candidates": 5}):
+            assert tiny_captioner.calibration_mismatch(**other) == fitted
+
     def test_a_caption_that_was_cut_says_so(self, tiny_captioner, pictures):
-        caption = tiny_captioner.caption(pictures[0], decoding=DecodingSettings(max_length=2, min_length=2))
+        caption = tiny_captioner.caption(pictures[0], decoding=DecodingSettings(max_length=2))
         assert caption.truncated
         assert len(caption.tokens) == 2
 
@@ -220,3 +246,30 @@ def test_the_public_names():
     assert captioner.Settings is Settings
     with pytest.raises(AttributeError, match="module 'captioner' has no attribute 'Captoiner'"):
         _ = captioner.Captoiner
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 1, "temperature": 1e-40},
+        {"samples": 1, "temperature": 1e300},
+        {"samples": 1, "seed": 10**23},
+        {"length_penalty": 300.0},
+        {"temperature": 0.7},
+        {"beams": 6, "beam_groups": 3, "samples": 3},
+        {"min_length": 8},
+        {"candidates": 10**15},
+        {"prefix": "a red dog", "banned_words": "cat,red"},
+    ],
+)
+def test_decoding_that_cannot_work_is_refused(tiny_captioner, pictures, wrong):
+    with pytest.raises(ConfigError, match=r"^\S.*(;|drop)"):
+        tiny_captioner.caption(pictures[0], **wrong)
+
+
+def test_a_captioners_own_samples_give_way_to_a_search(tiny_captioner, pictures):
+    plain = tiny_captioner.caption(pictures[0])
+    own = tiny_captioner.settings
+    tiny_captioner.settings = replace(own, decoding=replace(own.decoding, samples=3, temperature=0.7, seed=2))
+    assert tiny_captioner.caption(pictures[0]).tokens != plain.tokens
+    assert tiny_captioner.caption(pictures[0], samples=0) == plain

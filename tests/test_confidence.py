@@ -2,17 +2,25 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
-from captioner.confidence import Calibration, LogisticModel, describe_alone, describe_among, shared_ngrams
+from captioner.confidence import (
+    Calibration,
+    LogisticModel,
+    describe_alone,
+    describe_among,
+    estimate_confidences,
+    shared_ngrams,
+)
 from captioner.decoding.hypotheses import Hypothesis
 from captioner.evaluation.acceptance import expected_calibration_error
 
 
-def caption(tokens, values, score=-1.0):
-    return Hypothesis(tuple(tokens), tuple(values), score, truncated=False)
+def caption(tokens, values, score=-1.0, *, truncated=False, forced=0):
+    return Hypothesis(tuple(tokens), tuple(values), score, truncated, forced)
 
 
 THREE = [caption([1, 2, 3], [-0.5, -1.5, -1.0], -1.0), caption([1, 2], [-1.0, -1.0], -1.5), caption([9], [-3.0], -2.5)]
@@ -35,6 +43,35 @@ def test_features_by_hand():
     # [1 2 3] and [1 2] have the n-grams 1, 2, 12 of six and three; [9] shares none.
     assert describe_among(THREE, 0) == pytest.approx([0.5, (2 * 3 / 9 + 0) / 2])
     assert describe_among(THREE, 2) == pytest.approx([-1.5, 0])
+
+
+def test_what_a_prefix_forced_is_no_feature():
+    """The same captions behind two unlikely tokens; scores are sums divided by the square root of the length."""
+    chosen = [([5, 6], [-0.5, -1.0, -0.75]), ([5], [-1.0, -1.0])]
+    plain = [caption(tokens, values, sum(values)) for tokens, values in chosen]
+    forced = [caption([1, 2, *tokens], [-9.0, -7.0, *values], -16 + sum(values), forced=2) for tokens, values in chosen]
+    assert describe_alone(forced[0]) == describe_alone(plain[0]) == [-0.75, -1.0, -2.25, 3.0]
+    assert describe_among(forced, 0) == pytest.approx(describe_among(plain, 0))
+    lengths = [replace(one, score=one.score / len(one.log_probabilities) ** 0.5) for one in forced]
+    assert describe_among(lengths, 0)[0] == pytest.approx(-2.25 / 5**0.5 + 2 / 4**0.5)
+
+
+def test_nobody_accepts_what_is_cut_off():
+    calibration = Calibration.fit([THREE, THREE[:2]], [True, True], {})
+    cut = [replace(THREE[0], truncated=True), *THREE[1:]]
+    assert calibration.confidences(THREE)[0] > 0.5
+    assert calibration.confidences(cut) == [0.0, *calibration.confidences(THREE)[1:]]
+    assert calibration.confidences(cut[:1]) == [0.0]
+    assert estimate_confidences(cut[:1], None) == [0.0]
+    assert estimate_confidences(THREE[:1], None) == pytest.approx([2.718281828**-1.0])
+
+
+def test_the_fit_leaves_out_what_is_cut_off():
+    images, accepted = simulate(60)
+    cut = [[replace(captions[0], truncated=True)] for captions in images[:20]]
+    fitted = Calibration.fit([*cut, *images], [True] * 20 + accepted, {})
+    assert fitted == Calibration.fit(images, accepted, {})
+    assert Calibration.fit(cut, [False] * 20, {}).confidences(THREE[:1])[0] < 0.5  # nothing else is there
 
 
 def test_shared_ngrams_count_repetitions_once_each():

@@ -18,7 +18,7 @@ from captioner.errors import CheckpointError, HubError
 from captioner.models import encoder_files
 from captioner.models.encoders import encoder_from_config
 from captioner.models.image_processors import ImageProcessor
-from captioner.settings import EncoderSettings, ExportSettings
+from captioner.settings import DecodingSettings, EncoderSettings, ExportSettings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -194,3 +194,12 @@ def test_newest_best(tmp_path):
             (folder / "config.json").touch()
             os.utime(folder / "config.json", (age, age))
     assert captioner.export_reading.newest_best(tmp_path) == tmp_path / "c" / "best"
+
+
+def test_decoding_settings_of_an_older_export_are_taken_as_they_took_effect(tiny_export):
+    path = tiny_export / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"]["decoding"] |= {"temperature": 0.7, "diversity": 2.0, "min_length": 8, "max_length": 8}
+    path.write_text(json.dumps(config))
+    decoding = Captioner.from_pretrained(tiny_export).settings.decoding
+    assert decoding == DecodingSettings(min_length=7, max_length=8, batch_size=3)

@@ -84,9 +84,19 @@ def test_a_refusal_is_one_line_and_says_whether_to_try_again(hub, folder, path, 
     hub.fail(path, status)
     error = failure(folder)
     if path == "/validate-yaml":  # of which the client reads the answer before its status
-        return
+        lasting, reason = False, "it gave an answer that is no JSON"
     assert error.lasting is lasting
     assert re.search(reason, str(error))
+
+
+@pytest.mark.parametrize("path", ["/repos/create", "/validate-yaml", "/preupload", "/objects/batch", "/commit/"])
+def test_an_answer_of_something_else_than_a_hub_is_one_line(hub, folder, path):
+    hub.fail(path, 200)
+    error = failure(folder)
+    assert not error.lasting
+    assert str(error).endswith(
+        "it gave an answer that is no JSON, as a proxy or a Hub with a fault does; try again later"
+    )
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -150,6 +160,7 @@ def run(folder, *words):
         (403, "it does not let this token in (403); run `hf auth login` or set HF_TOKEN with one that may"),
         (429, "it asks for patience (429); try again in some minutes"),
         (500, "it has a fault of its own (500); try again later"),
+        (200, "it gave an answer that is no JSON, as a proxy or a Hub with a fault does; try again later"),
     ],
 )
 @pytest.mark.usefixtures("no_pauses")

@@ -75,7 +75,7 @@ def test_what_is_not_on_the_hub(hub, tmp_path):
 
 def test_names_of_repositories(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "runs").mkdir()
     assert names_repository("me/captioner")
-    for name in ("auto", "checkpoints/mistyped", "./a/b", "/a/b", "a/b/c", "~/a", "../a"):
+    for name in ("auto", "runs/mistyped", "checkpoints/of-another-folder", "./a/b", "/a/b", "a/b/c", "~/a", "../a"):
         assert not names_repository(name)

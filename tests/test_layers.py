@@ -12,7 +12,7 @@ PACKAGE = ROOT / "captioner"
 
 # From the top of the staircase down. ARCHITECTURE.md lists the same files in the same order, and says what each is for.
 STAIRCASE = """
-    __init__ errors settings settings_checks settings_json progress
+    __init__ errors settings decoding_checks settings_checks settings_json whole_writes progress
 
     data/images data/records data/encoded_images
     data/scene_model data/scene_backgrounds data/scene_sprites data/scene_captions data/scene_drawing data/scenes
@@ -26,8 +26,8 @@ STAIRCASE = """
     models/encoder_files models/image_processors models/encoders models/fast_encoding
     models/projections models/decoder models/packed_weights models/packed_decoder losses models/captioner
 
-    decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary decoding/choosing
-    decoding/generation
+    decoding/requests decoding/describe decoding/hypotheses decoding/running decoding/rules decoding/vocabulary
+    decoding/choosing decoding/generation
 
     evaluation/ptb evaluation/ngrams evaluation/bleu evaluation/rouge evaluation/document_frequencies evaluation/cider
     evaluation/diversity evaluation/java_programs
@@ -39,7 +39,7 @@ STAIRCASE = """
     evaluation/scene_accuracy evaluation/acceptance evaluation/example_sheet
 
     tasks/base tasks/captioning
-    training/device training/optim training/states training/whole_writes training/growing_file training/checkpoint
+    training/device training/optim training/states training/growing_file training/checkpoint
     training/averaging
     training/tensorboard_tracker training/wandb_tracker training/tracking
     training/progress training/timings training/signals training/processes training/gradients
@@ -51,7 +51,8 @@ STAIRCASE = """
     report/charts report/contents report/page
 
     commands/shell commands/settings_arguments commands/decoding_arguments commands/caption_outputs commands/prepare
-    commands/tokenizer commands/evaluate commands/compare commands/calibrate commands/training_end
+    commands/tokenizer commands/metric_arguments commands/overlap commands/evaluate commands/compare commands/calibrate
+    commands/training_end
     commands/training_run commands/train commands/report commands/caption commands/push commands/export commands/verbs
 """
 ORDER = STAIRCASE.split()

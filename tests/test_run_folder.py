@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import captioner
+from captioner import whole_writes
 from captioner.errors import CheckpointError, ConfigError
 from captioner.run_folder import (
     check_free,
@@ -21,7 +22,6 @@ from captioner.run_folder import (
 )
 from captioner.settings import Settings
 from captioner.settings_json import settings_to_dict
-from captioner.training import whole_writes
 
 SETTINGS = replace(Settings(), optim=replace(Settings().optim, lr=0.25, betas=(0.5, 0.75)))
 

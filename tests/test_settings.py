@@ -8,7 +8,7 @@ import pytest
 from captioner.errors import ConfigError
 from captioner.evaluation.caption_metrics import METRICS
 from captioner.settings import METRIC_NAMES, MINIMUM_VOCABULARY_SIZE, Settings, setting_types, setting_values
-from captioner.settings_checks import LEAST, check_settings, describe_type, nearest_name, parse_metrics
+from captioner.settings_checks import LEAST, MOST, check_settings, describe_type, nearest_name, parse_metrics
 from captioner.settings_json import changed_settings, settings_from_dict, settings_to_dict
 
 
@@ -67,7 +67,29 @@ def test_mistake_of_a_preset_is_not_its_own_remedy():
             {"decoding__max_length": 65},
             "decoding.max_length=65 is above decoder.max_length=64; lower the first or raise the second",
         ),
-        ({"decoding__min_length": 31}, "decoding.min_length=31 is above decoding.max_length=30; lower it"),
+        (
+            {"decoding__min_length": 30},
+            "decoding.min_length=30 leaves no room in decoding.max_length=30, which counts the end token too; "
+            "use at most 29",
+        ),
+        (
+            {"decoding__samples": 1, "decoding__temperature": 1e-40},
+            "decoding.temperature=1e-40 is not in [0.01, 100]; the default is 1.0",
+        ),
+        (
+            {"decoding__samples": 1, "decoding__temperature": 1e300},
+            "decoding.temperature=1e+300 is not in [0.01, 100]; the default is 1.0",
+        ),
+        (
+            {"decoding__samples": 1, "decoding__seed": 2**63},
+            f"decoding.seed={2**63} is too large; use {2**63 - 1} or less",
+        ),
+        ({"decoding__length_penalty": 300.0}, "decoding.length_penalty=300.0 is too large; use 10 or less"),
+        ({"decoding__beams": 10**15}, f"decoding.beams={10**15} is too large; use 1000 or less"),
+        (
+            {"decoding__beam_groups": 3, "decoding__diversity": 1e300},
+            "decoding.diversity=1e+300 is too large; use 1000 or less",
+        ),
         (
             {"data__name": "my/photos"},
             "data.name='my/photos' is not a plain folder name; put the rest of the path into data.folder",
@@ -142,9 +164,20 @@ def test_every_least_value_is_allowed_and_one_below_is_not(path):
     # Values that depend on others: a width of one has one head, and decoding may not outrun the decoder.
     others = {"decoder__heads": 1, "decoding__max_length": 2, "decoding__min_length": 0} if leaf != "max_length" else {}
     others |= {"decoding__max_length": 1, "decoding__min_length": 0} if leaf == "max_length" else {}
+    others |= {"decoding__beam_groups": 3} if leaf == "diversity" else {}
     check_settings(change(**(others | {f"{group}__{leaf}": LEAST[path]})))
     with pytest.raises(ConfigError, match=rf"{leaf}={LEAST[path] - 1} is too small; use {LEAST[path]} or more"):
         check_settings(change(**(others | {f"{group}__{leaf}": LEAST[path] - 1})))
+
+
+@pytest.mark.parametrize("path", MOST)
+def test_every_most_value_is_allowed_and_more_is_not(path):
+    group, leaf = path.split(".")
+    others = {"decoding__samples": 1} if leaf in ("seed", "top_k") else {}
+    others |= {"decoding__beam_groups": 3} if leaf == "diversity" else {}
+    check_settings(change(**(others | {f"{group}__{leaf}": MOST[path]})))
+    with pytest.raises(ConfigError, match=rf"{leaf}={MOST[path] + 1} is too large; use {MOST[path]} or less"):
+        check_settings(change(**(others | {f"{group}__{leaf}": MOST[path] + 1})))
 
 
 def test_settings_survive_json():

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.caption_outputs import Captioned, CsvOutput, JsonLinesOutput, open_output
+from captioner.commands.caption_outputs import Captioned, CaptionFile, open_output
 from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
 from captioner.commands.shell import CommandParser, guard
 from captioner.errors import CheckpointError, ConfigError, ImageError
@@ -48,34 +48,32 @@ def _parser() -> CommandParser:
     add("--candidates", type=int, default=1, metavar="N", help="captions an image, best first")
     add("--batch-size", type=int, metavar="N", help=f"images captioned together (default: {OPENED_TOGETHER})")
     add("--json", action="store_true", help="print a JSON object a line, with confidence")
+    add("--log-probabilities", action="store_true", help="with --json or .jsonl: of each token too")
     add("--min-confidence", type=float, metavar="X", help="leave captions below this confidence blank")
     add("--output", metavar="FILE", help="write to FILE.jsonl or .csv; what is in it is skipped")
-    add(
-        "--sidecar",
-        action="store_true",
-        help="write a .txt beside each image that has none",
-    )
+    add("--sidecar", action="store_true", help="write a .txt beside each image that has none")
     add("--explain", metavar="FILE.png", help="draw where the decoder looked for each word")
     add("--explain-layers", metavar="N,N", help="decoder layers to draw, like 0,-1 (default: all)")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add_decoding_flags(parser, leave_out=["batch_size"], explained=["beams", "samples", "prefix"])
+    add_decoding_flags(parser, leave_out=["batch_size"], explained=["beams", "samples"])
     return parser
 
 
 def _run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     _check_options(options)
-    output = open_output(options.output) if options.output else None
+    output = open_output(options.output, least=options.min_confidence) if options.output else None
     paths = list(find_images(options.images))
     sidecars = name_sidecars(paths) if options.sidecar else {}
     waiting = _leave_out_done(paths, output, sidecars)
+    if options.explain:
+        waiting = paths  # what is captioned already is drawn all the same
     if not waiting:
         return 0
     captioner = load_captioner(options.model, options.device)
-    if options.min_confidence is not None and captioner.calibration is None:
-        raise ConfigError(
-            "--min-confidence: the model's confidence is not calibrated; run `captioner calibrate` on its export"
-        )
+    _check_confidence(captioner, options)
+    if output:
+        output.forget_blank(waiting)
     single = len(paths) == 1 and not any(Path(name).is_dir() for name in options.images)
     failed = blank = 0
     for result in caption_files(captioner, waiting, options):
@@ -89,11 +87,8 @@ def _run(argv: Sequence[str]) -> int:
         if options.min_confidence is not None:
             result = result.without_doubtful(options.min_confidence)
             blank += not result.captions[0].text
-        if sidecars:
-            sidecars[result.path].write_text(result.captions[0].text + "\n", encoding="utf-8")
-        if output:
-            output.write(result)
-        elif not sidecars:
+        _write_where_missing(result, output, sidecars)
+        if not (output or sidecars):
             print(_format(result, single=single, as_json=options.json), flush=True)
     if blank:
         told = "the caption is" if len(waiting) == 1 else f"{blank} of {len(waiting)} captions are"
@@ -114,10 +109,31 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"--explain {options.explain}: there is no folder {Path(options.explain).parent}; make it first"
         )
+    if options.explain_layers and not options.explain:
+        raise ConfigError(f"--explain-layers {options.explain_layers}: there is nothing to draw; give --explain too")
+    if options.log_probabilities and not (options.json or str(options.output).endswith(".jsonl")):
+        raise ConfigError("--log-probabilities: only JSON has room for them; give --json or --output FILE.jsonl too")
     for name in ("candidates", "beams", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: use 1 or more")
+
+
+def _check_confidence(captioner: "Captioner", options: argparse.Namespace) -> None:
+    """Refuse a least confidence without a calibration; tell where confidence was fitted to another decoding."""
+    if options.min_confidence is not None and captioner.calibration is None:
+        raise ConfigError(
+            "--min-confidence: the model's confidence is not calibrated; run `captioner calibrate` on its export"
+        )
+    if not (options.json or options.output or options.min_confidence is not None):
+        return
+    fitted = captioner.calibration_mismatch(candidates=options.candidates, **given_decoding(options))
+    if fitted:
+        print(
+            f"confidence was fitted to another decoding ({fitted}) and may be off; "
+            "`captioner evaluate` with these settings tells by how much",
+            file=sys.stderr,
+        )
 
 
 def _parse_layers(text: str | None) -> list[int] | None:
@@ -127,22 +143,35 @@ def _parse_layers(text: str | None) -> list[int] | None:
         raise ConfigError(f"--explain-layers {text}: use numbers with commas between, like 0,2") from error
 
 
-def _leave_out_done(
-    paths: Sequence[str], output: JsonLinesOutput | CsvOutput | None, sidecars: dict[str, Path]
-) -> list[str]:
+def _leave_out_done(paths: Sequence[str], output: CaptionFile | None, sidecars: dict[str, Path]) -> list[str]:
     """The images that are still to be captioned; standard error is told how many are not."""
 
-    def is_done(path: str) -> bool:
-        if path == STDIN:  # another image every time
-            return False
-        return (output is None or path in output.done) and (not sidecars or sidecars[path].exists())
+    def is_missing(path: str) -> bool:
+        return not (output or sidecars) or _lacks(output, path) or (bool(sidecars) and not _has_text(sidecars[path]))
 
-    waiting = [path for path in paths if not (output or sidecars) or not is_done(path)]
+    waiting = [path for path in paths if is_missing(path)]
     if len(waiting) < len(paths):
         places = [output.path if output else None, ".txt files beside them" if sidecars else None]
         told = " and ".join(str(place) for place in places if place)
         print(f"{len(paths) - len(waiting)} of {len(paths)} images are in {told} already", file=sys.stderr)
     return waiting
+
+
+def _write_where_missing(result: Captioned, output: CaptionFile | None, sidecars: dict[str, Path]) -> None:
+    if sidecars and not _has_text(sidecars[result.path]):
+        sidecars[result.path].write_text(result.captions[0].text + "\n", encoding="utf-8")
+    if output and _lacks(output, result.path):
+        output.write(result)
+
+
+def _lacks(output: CaptionFile | None, path: str) -> bool:
+    """Whether a file is still to get an image's captions; standard input is another image every time."""
+    return output is not None and (path == STDIN or path not in output.done)
+
+
+def _has_text(sidecar: Path) -> bool:
+    """Whether somebody or something wrote a caption: a blank file is one of too low a confidence."""
+    return sidecar.exists() and bool(sidecar.read_bytes().strip())
 
 
 def name_sidecars(paths: Sequence[str]) -> dict[str, Path]:
@@ -203,7 +232,8 @@ def caption_files(captioner: "Captioner", paths: Sequence[str], options: Any) ->
     """Caption files in batches, in their order; an unreadable one gives its error in its place."""
     from captioner.progress import Progress
 
-    size = options.batch_size or OPENED_TOGETHER
+    size = min(options.batch_size or OPENED_TOGETHER, len(paths))
+    spell = captioner.spell if options.log_probabilities else None
     remaining = iter(paths)
     quiet = len(paths) <= size
     with (
@@ -225,7 +255,7 @@ def caption_files(captioner: "Captioner", paths: Sequence[str], options: Any) ->
                     yield image
                 else:
                     captions = next(found)
-                    yield Captioned(path, captions if options.candidates > 1 else [captions])
+                    yield Captioned(path, captions if options.candidates > 1 else [captions], spell)
             bar.advance(len(chunk))
 
 

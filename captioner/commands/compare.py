@@ -1,11 +1,12 @@
 """``captioner compare``: whether one system's scores are better than another's, by their result files."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.shell import CommandParser, guard
+from captioner.commands.shell import CommandParser, check_output, guard
 from captioner.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         "captioner compare",
         "Test whether two result files of captioner evaluate differ by more than chance, on the same images:\n"
-        "p by approximate randomisation, the 95 % interval of B - A by paired bootstrap.",
+        "p by approximate randomisation, the 95 % interval of B - A by paired bootstrap, both of the sets' scores;\n"
+        "a line says so where a metric's are of the images' mean instead.",
         examples=EXAMPLES,
     )
     parser.add_argument("first", metavar="A.json", help="one system's result file")
@@ -46,6 +48,8 @@ def _compare(argv: Sequence[str]) -> int:
         raise ConfigError(f"--shuffles {options.shuffles}: use 100 or more")
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed}: use 0 or more")
+    if options.output:
+        check_output(options.output)
 
     from captioner.evaluation.result_files import compare_results, read_result
 
@@ -61,12 +65,20 @@ def _compare(argv: Sequence[str]) -> int:
 
 
 def _chosen(text: str | None, differences: dict[str, "Difference"]) -> list[str]:
+    """The metrics that are asked for, in whatever case; ``BLEU`` is all four."""
     if text is None:
         return list(differences)
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in differences]:
+    wanted = dict.fromkeys(name.strip() for name in text.split(",") if name.strip())
+    if not wanted:
+        raise ConfigError(f"--metrics {text}: names no metric; the files have {', '.join(differences)}")
+    found = {name: [one for one in differences if _is_called(one, name)] for name in wanted}
+    if unknown := [name for name, ones in found.items() if not ones]:
         raise DataError(f"--metrics {', '.join(unknown)}: not in both files; they have {', '.join(differences)}")
-    return names
+    return list(dict.fromkeys(one for ones in found.values() for one in ones))
+
+
+def _is_called(metric: str, name: str) -> bool:
+    return name.lower() in (metric.lower(), re.sub(r"-\d$", "", metric.lower()))
 
 
 def _format(first: "Result", second: "Result", differences: dict[str, "Difference"]) -> str:
@@ -80,7 +92,13 @@ def _format(first: "Result", second: "Result", differences: dict[str, "Differenc
             f"{name:<15} {first.metrics[name]:8.4f} {second.metrics[name]:8.4f} {found.value:+8.4f}  {interval:<19} "
             f"{found.p:.4f}{' *' * (found.p < SIGNIFICANT)}"
         )
-    return "\n".join([*lines, f"* p < {SIGNIFICANT}, of each metric by itself"])
+    lines.append(f"* p < {SIGNIFICANT}, of each metric by itself")
+    if moved := [name for name, found in differences.items() if found.of_images]:
+        lines.append(
+            f"{', '.join(moved)} of a set is no mean of its images': interval and p are those of the mean difference, "
+            "moved"
+        )
+    return "\n".join(lines)
 
 
 def _content(
@@ -99,6 +117,7 @@ def _content(
                 "difference": found.value,
                 "confidence_interval": [found.low, found.high],
                 "p": found.p,
+                "tested": "mean of the images' scores" if found.of_images else "score of the set",
             }
             for name, found in differences.items()
         },

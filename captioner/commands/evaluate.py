@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
-from captioner.commands.shell import CommandParser, guard
+from captioner.commands.metric_arguments import (
+    CLIP_NAMES,
+    add_metric_flags,
+    check_metric_flags,
+    chosen_metrics,
+    open_dual_encoder,
+    read_frequencies,
+    save_frequencies,
+)
+from captioner.commands.overlap import count_overlap
+from captioner.commands.shell import CommandParser, check_output, guard
+from captioner.decoding_checks import override_decoding
 from captioner.errors import ConfigError
 from captioner.settings import DataSettings, DecodingSettings, Settings
-from captioner.settings_checks import check_settings, parse_metrics
+from captioner.settings_checks import check_settings
 
 if TYPE_CHECKING:
-    from captioner.api import Captioner
-    from captioner.data.training_images import TrainingImages
+    from captioner.evaluation.caption_metrics import ScoredMetric
+    from captioner.evaluation.clip_score import DualEncoder
+    from captioner.evaluation.references import ReferenceSet
     from captioner.evaluation.results import Evaluation
 
 EXAMPLES = """examples:
@@ -23,6 +35,7 @@ EXAMPLES = """examples:
   captioner evaluate checkpoints/scenes/best --split test_unseen --examples sheet.png
   captioner evaluate me/captioner --data data/flickr8k --beams 5 --output scores.json
   captioner evaluate --predictions theirs.json --references dataset_flickr30k.json --output theirs-scores.json
+  captioner evaluate --references data/coco --split train --save-document-frequencies coco.json.gz
 """
 MODEL_ONLY = ("data", "limit", "examples", "allow_overlap", "update_card")
 
@@ -39,7 +52,7 @@ def _parser() -> CommandParser:
         examples=EXAMPLES,
     )
     parser.add_argument("model", nargs="?", help="folder of an export or a run, or a Hub id")
-    parser.add_argument("--split", help="split of the dataset (default: test)")
+    parser.add_argument("--split", help="split of the dataset (default: test); COCO annotations have none")
     parser.add_argument("--data", metavar="FOLDER", help="prepared dataset (default: the one it was trained on)")
     parser.add_argument(
         "--predictions",
@@ -51,7 +64,7 @@ def _parser() -> CommandParser:
         metavar="PATH",
         help="what to compare predictions with: COCO annotations, a Karpathy JSON or a prepared dataset's folder",
     )
-    parser.add_argument("--metrics", metavar="NAMES", help="such as BLEU,CIDEr-D (default: all but SPICE)")
+    add_metric_flags(parser)
     parser.add_argument(
         "--bootstrap-seed", type=int, default=0, metavar="N", help="of the confidence intervals (default: 0)"
     )
@@ -59,7 +72,11 @@ def _parser() -> CommandParser:
     parser.add_argument("--output", metavar="FILE.json", help="write the scores, also of every image, to this file")
     parser.add_argument("--examples", metavar="FILE.png", help="draw the best, median and worst captions with images")
     parser.add_argument("--update-card", action="store_true", help="put the scores into the export's model card")
-    parser.add_argument("--allow-overlap", action="store_true", help="evaluate on images that the model was trained on")
+    parser.add_argument(
+        "--allow-overlap",
+        action="store_true",
+        help="evaluate on images that the model was trained on, or may have been",
+    )
     parser.add_argument(
         "--allow-different-set",
         action="store_true",
@@ -72,28 +89,29 @@ def _parser() -> CommandParser:
 def _evaluate(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     _check_options(options)
-    return _evaluate_predictions(options) if options.predictions else _evaluate_model(options)
+    if options.model:
+        return _evaluate_model(options)
+    return _evaluate_predictions(options) if options.predictions else _count_ngrams(options)
 
 
 def _check_options(options: argparse.Namespace) -> None:
     """Raise ConfigError for what would go wrong only after minutes of captioning."""
-    if bool(options.predictions) == bool(options.model):
+    counting = options.save_document_frequencies and options.references
+    if (options.model and options.predictions) or not (options.model or options.predictions or options.references):
         raise ConfigError("name a model, or --predictions with --references; see captioner evaluate --help")
-    if bool(options.predictions) != bool(options.references):
+    if bool(options.predictions) != bool(options.references) and not (counting and not options.model):
         raise ConfigError("--predictions and --references belong together; give both")
     given = [*given_decoding(options), *(name for name in MODEL_ONLY if getattr(options, name))]
-    if options.predictions and given:
+    if not options.model and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} needs a model; leave it out with --predictions")
+    check_metric_flags(options)
     for path in filter(None, (options.output, options.examples)):
-        if Path(path).is_dir():
-            raise ConfigError(f"{path}: is a folder; name a file in it")
-        if not Path(path).resolve().parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {Path(path).parent}; make it first")
+        check_output(path)
     if options.limit < 0:
         raise ConfigError(f"--limit {options.limit}: use 1 or more, or leave it out for all images")
     if options.bootstrap_seed < 0:
         raise ConfigError(f"--bootstrap-seed {options.bootstrap_seed}: use 0 or more")
-    if options.examples and "CIDEr-D" not in _metrics(options):
+    if options.examples and "CIDEr-D" not in chosen_metrics(options):
         raise ConfigError("--examples are picked by CIDEr-D: have it among --metrics")
     if options.limit and options.update_card:
         raise ConfigError("--limit and --update-card: a part of a split is no score for a model card; leave one out")
@@ -105,11 +123,16 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
     from captioner.evaluation.references import read_references
     from captioner.evaluation.results import score_set
 
-    metrics = _metrics(options)
+    metrics, encoder, frequencies = (
+        chosen_metrics(options),
+        open_dual_encoder(options),
+        read_frequencies(options),
+    )
     predictions = read_predictions(options.predictions)
     references = read_references(options.references, options.split or "")
     if not options.allow_different_set:
         refuse_different_set(describe_set(references))
+    save_frequencies(options, references.captions)
     captions, scored = align_predictions(predictions, references, allow_missing=options.allow_different_set)
     if empty := sum(not caption.strip() for caption in captions):
         print(f"{empty:,} of the {len(captions):,} captions are empty; they score 0", file=sys.stderr)
@@ -118,10 +141,33 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
         scored,
         describe_set(scored, of=references),
         metrics=metrics,
+        document_frequencies=frequencies,
+        more=_score_with_images(encoder, captions, scored, options) if encoder else None,
+        made_with=dict.fromkeys(CLIP_NAMES.values(), encoder.label) if encoder else None,
         seed=options.bootstrap_seed,
         notes={"predictions": options.predictions, "training_overlap": "not checked: no model"},
     )
     _report(evaluation, options, model=Path(options.predictions).stem)
+    return 0
+
+
+def _score_with_images(
+    encoder: "DualEncoder", captions: Sequence[str], references: "ReferenceSet", options: argparse.Namespace
+) -> "ScoredMetric":
+    from captioner.data.encoded_images import EncodedImages
+    from captioner.evaluation.clip_score import score_captions_with_images
+    from captioner.evaluation.references import prepared_rows
+
+    images = EncodedImages(prepared_rows(Path(options.references), references))
+    return score_captions_with_images(encoder, images, captions, references.captions)
+
+
+def _count_ngrams(options: argparse.Namespace) -> int:
+    from captioner.evaluation.references import read_references
+
+    references = read_references(options.references, options.split or "")
+    save_frequencies(options, references.captions)
+    print(f"document frequencies of {len(references.image_ids):,} images: {options.save_document_frequencies}")
     return 0
 
 
@@ -132,7 +178,11 @@ def _evaluate_model(options: argparse.Namespace) -> int:
     from captioner.evaluation.references import prepared_references
     from captioner.scoring import evaluate_captioner
 
-    metrics = _metrics(options)
+    metrics, encoder, frequencies = (
+        chosen_metrics(options),
+        open_dual_encoder(options),
+        read_frequencies(options),
+    )
     captioner = Captioner.from_pretrained(options.model)
     folder = Path(options.data) if options.data else _home(captioner.settings.data)
     dataset, manifest = open_prepared(folder), read_manifest(folder)
@@ -143,7 +193,10 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         references = prepared_references(dataset[split], manifest, dataset=name, split=split)
         if not options.allow_different_set:
             refuse_different_set(describe_set(references))
-        notes["training_overlap"] = _check_overlap(captioner, references, allow=options.allow_overlap)
+        save_frequencies(options, references.captions)
+        notes["training_overlap"] = count_overlap(
+            captioner, references, [folder, _home(captioner.settings.data)], allow=options.allow_overlap
+        )
     evaluation = evaluate_captioner(
         captioner,
         dataset,
@@ -153,6 +206,8 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         decoding=decoding,
         limit=options.limit,
         metrics=metrics,
+        document_frequencies=frequencies,
+        dual_encoder=encoder,
         seed=options.bootstrap_seed,
         training=_training_captions(captioner.settings.data, name),
         notes=notes,
@@ -169,15 +224,9 @@ def _evaluate_model(options: argparse.Namespace) -> int:
     return 0
 
 
-def _metrics(options: argparse.Namespace) -> Sequence[str]:
-    from captioner.evaluation.caption_metrics import DEFAULT_METRICS
-
-    return parse_metrics(options.metrics) if options.metrics is not None else DEFAULT_METRICS
-
-
 def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettings:
     """The export's decoding settings with those of the command line over them."""
-    changed = replace(settings, decoding=replace(settings.decoding, **given_decoding(options)))
+    changed = replace(settings, decoding=override_decoding(settings.decoding, given_decoding(options)))
     check_settings(changed)
     return changed.decoding
 
@@ -185,31 +234,6 @@ def _decoding(settings: Settings, options: argparse.Namespace) -> DecodingSettin
 def _home(data: DataSettings) -> Path:
     """Where the dataset that a captioner was trained on is, if it is on this machine."""
     return Path(data.folder) / data.name
-
-
-def _check_overlap(captioner: "Captioner", references: Any, *, allow: bool) -> int | str:
-    """How many images the training saw; raises DataError for any unless they are allowed."""
-    from captioner.data.training_images import refuse_overlap
-
-    trained = captioner.training_images or _training_images_at(_home(captioner.settings.data))
-    if trained is None:
-        print("the export has no list of its training images: not checked whether it saw these", file=sys.stderr)
-        return "not checked: the export has no list of its training images"
-    of = {"dataset": references.dataset, "fingerprint": references.fingerprint}
-    if not allow:
-        refuse_overlap(trained, references.image_ids, split=references.split, **of)
-    return len(trained.shared(references.image_ids, **of))
-
-
-def _training_images_at(home: Path) -> "TrainingImages | None":
-    """Those of the dataset that a captioner says it was trained on, for an export without a list of its own."""
-    from captioner.data.prepared import open_prepared, read_manifest
-    from captioner.data.training_images import TrainingImages
-
-    if not home.is_dir():
-        return None
-    names, fingerprint = open_prepared(home)["train"]["image_id"], read_manifest(home)["fingerprint"]
-    return TrainingImages.of(names, dataset=home.name, fingerprint=fingerprint)
 
 
 def _training_captions(data: DataSettings, evaluated: str) -> Iterable[str] | None:
@@ -229,15 +253,17 @@ def format_evaluation(evaluation: "Evaluation") -> str:
 
     decoding = ""
     if evaluation.decoding:
-        from captioner.decoding.describe import describe_decoding
+        from captioner.decoding.describe import describe_run
 
-        decoding = f", {describe_decoding(evaluation.decoding)}"
+        decoding = f", {describe_run(evaluation.summary())}"
     split = f"{evaluation.split}: " if evaluation.split else ""
     lines = [f"{split}{evaluation.evaluated.label}{decoding}"]
     for name, value in evaluation.metrics.items():
         interval = evaluation.intervals.get(name)
         edges = f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
         lines.append(f"  {name:<15} {format_score(value)}{edges}")
+    if evaluation.truncated_share:
+        lines.append(f"  {'truncated':<15} {format_score(evaluation.truncated_share)}")
     lines += [f"  {name:<15} unavailable: {reason}" for name, reason in evaluation.unavailable.items()]
     return "\n".join(lines)
 

@@ -65,6 +65,14 @@ def guard(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = Non
             return _fail(f"error: {describe_os_error(error)}", 2)
 
 
+def check_output(path: str) -> None:
+    """Raise ConfigError for a file that could not be written, before the work that it is to hold is done."""
+    if Path(path).is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file in it")
+    if not Path(path).resolve().parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {Path(path).parent}; make it first")
+
+
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
     """Show the package's log lines on standard error while a command runs, once where commands are nested."""

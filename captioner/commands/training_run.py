@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands.training_end import finish_run
 from captioner.settings import Settings
+from captioner.training.timings import EVALUATION, FEATURES, UPLOAD, Stopwatch
 
 if TYPE_CHECKING:
     from captioner.resources import Resources
     from captioner.tasks.captioning import CaptioningTask
+    from captioner.training.loop import RunState
     from captioner.training.processes import Processes
     from captioner.training.signals import InterruptedTrainingError, StoppedError
     from captioner.training.tracking import Trackers
@@ -37,6 +39,7 @@ class Training:
         self.folder = Path(settings.trainer.folder) / settings.trainer.run
         self.best = self.folder / "best"
         self.stage = BEGINNING
+        self.stopwatch = Stopwatch()
 
     def run(self, resume: Path | None) -> int:
         """Train, evaluate and export; returns the exit status, also after SIGINT or SIGTERM."""
@@ -69,13 +72,13 @@ class Training:
         resources, task = self._build(found, processes)
         with self._uploading(enabled=processes.is_main):
             try:
-                self._fit(task, resources, accelerator, found)
+                state = self._fit(task, resources, accelerator, found)
             except InterruptedTrainingError:
                 self._upload_state()
                 raise
             finally:
                 processes.part()
-            return self._finish(resources) if processes.is_main else 0
+            return self._finish(resources, step=state.step) if processes.is_main else 0
 
     def _has_all(self, stopped: "InterruptedTrainingError | StoppedError") -> bool:
         """Whether nothing of what was computed is lost by a stop."""
@@ -98,7 +101,7 @@ class Training:
         """The checkpoint to go on from; raises ConfigError if the settings are not for it, or a new run has no room."""
         from captioner.run_folder import check_free, check_resumable, read_settings, run_of
         from captioner.training.checkpoint import find_checkpoint, names_step, repair_tokenizer
-        from captioner.training.whole_writes import clear_leftovers
+        from captioner.whole_writes import clear_leftovers
 
         run = run_of(resume) if resume else self.folder
         if resume or self.automatic:
@@ -129,7 +132,8 @@ class Training:
             self.made_from = fingerprints(resources, self.settings)
             if found:
                 check_made_from(found[1].get("made_from", {}), self.made_from, origin=found[0])
-            task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
+            with self.stopwatch.during(FEATURES):
+                task = build_task(self.settings, resources, rank=processes.rank, processes=processes.count)
             if resources.shards:  # encoded as they come
                 return resources, task
             # A frozen encoder takes more memory than all that is trained, and only the export needs it again.
@@ -189,11 +193,11 @@ class Training:
             f"(padding {task.padding_share():.1%}), {precision} on {accelerator.device}"
         )
 
-    def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> None:
+    def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> "RunState":
         from captioner.run_folder import exported_step
         from captioner.training.loop import fit
 
-        fit(
+        state = fit(
             task,
             self.settings,
             accelerator=accelerator,
@@ -204,8 +208,10 @@ class Training:
             on_saved=self._share_checkpoint,
             made_from=self.made_from,
             resume=found,
+            stopwatch=self.stopwatch,
         )
         self.stage = FINISHING
+        return state
 
     def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
         from captioner.api import Captioner
@@ -238,10 +244,13 @@ class Training:
         if self.uploads and self.settings.hub.checkpoints:
             self.uploads.finish(self.best, "The run's state as it was stopped", within=UPLOAD_SECONDS)
 
-    def _finish(self, resources: "Resources") -> int:
-        """Evaluate the best model, and give its export a last chance to be uploaded."""
-        finish_run(self.folder, resources, self.settings, prog=self.prog, again=self._again())
-        uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
+    def _finish(self, resources: "Resources", *, step: int) -> int:
+        """Evaluate the best model, and wait for its last upload."""
+        with self.stopwatch.during(EVALUATION):
+            finish_run(self.folder, resources, self.settings, prog=self.prog, again=self._again())
+        with self.stopwatch.during(UPLOAD):
+            uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
+        self.stopwatch.write(self.folder, step)
         return 0 if uploaded else 1
 
     def _again(self) -> str:

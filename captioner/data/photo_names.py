@@ -4,20 +4,35 @@ import re
 from pathlib import PurePosixPath
 
 # COCO_val2014_000000391895.jpg of 2014 is 000000391895.jpg of 2017.
-COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})\.\w+")
-# 1000268201_693b08cb0e.jpg of Flickr8k is 1000268201.jpg of Flickr30k; shorter numbers may be anything's.
-FLICKR = re.compile(r"([1-9]\d{5,10})(?:_[0-9a-f]+)?\.\w+")
+COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?0{6}(\d{6})\.\w+")
+# 1000268201_693b08cb0e.jpg of Flickr8k is 1000268201.jpg of Flickr30k. 20240101_123456.jpg is a phone's.
+FLICKR = re.compile(r"([1-9]\d{5,10})_[0-9a-f]{10}\.\w+")
+NUMBER = re.compile(r"([1-9]\d{5,10})\.\w+")
+# As long as nearly all numbers of Flickr30k, and no date: 100001.jpg and 20240101.jpg may be anybody's.
+FLICKR_NUMBER = re.compile(r"(?!(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$)\d{8,10}")
 
 
-def photo_key(image_id: str) -> str | None:
+def photo_key(image_id: str, *, flickr: bool = False) -> str | None:
     """Return "coco:391895" or "flickr:1000268201" for a name that these collections gave, else None.
 
     Arguments:
         image_id: a file's name, with or without folders.
+        flickr: whether any number alone is known to be that of a photo of Flickr, and not only those of its length.
     """
     name = PurePosixPath(image_id).name
     if found := COCO.fullmatch(name):
         return f"coco:{int(found[1])}"
     if found := FLICKR.fullmatch(name):
         return f"flickr:{found[1]}"
+    if (found := NUMBER.fullmatch(name)) and (flickr or FLICKR_NUMBER.fullmatch(found[1])):
+        return f"flickr:{found[1]}"
     return None
+
+
+def image_key(image_id: str) -> str:
+    """What an image is called where sets are compared: a photo has one key whatever its name, others keep theirs.
+
+    Numbers alone are taken for photos' here: images that differ still have different keys.
+    """
+    named = photo_key(image_id, flickr=True) or photo_key(f"{image_id}.jpg", flickr=True)
+    return named or PurePosixPath(image_id).as_posix()

@@ -139,6 +139,15 @@ class CaptionTokenizer:
         offsets = self._tokenizer.encode(caption, add_special_tokens=False).offsets
         return [caption[start:end].strip() for start, end in offsets]
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token by itself: with the space before a word, and special tokens by their names.
+
+        A part of a character becomes a replacement character.
+        """
+        spelling = decoders.ByteLevel()
+        tokens = [self._tokenizer.id_to_token(int(token)) for token in ids]
+        return [token if token in SPECIAL_TOKENS else spelling.decode([token]) for token in tokens]
+
     def decode(self, ids: Sequence[int], *, capitalise: bool | None = None) -> str:
         """Return natural text for token ids; special tokens are dropped.
 

@@ -20,8 +20,8 @@ DIGEST_BYTES = 8
 class TrainingImages:
     """Digests of the images of a training split.
 
-    Photos of Flickr and COCO are known by their numbers in every dataset; other names, such as ``1.jpg``, mean the same
-    image only within the dataset.
+    Photos of Flickr and COCO are known by their numbers in every dataset, short ones in those called Flickr's; other
+    names, such as ``1.jpg``, mean the same image only within the dataset.
     """
 
     dataset: str
@@ -35,7 +35,8 @@ class TrainingImages:
     @classmethod
     def of(cls, names: Iterable[str], *, dataset: str, fingerprint: str) -> "TrainingImages":
         """Take down the image ids of a training split."""
-        return cls(dataset, fingerprint, frozenset(_digest(photo_key(name) or _plain_key(name)) for name in names))
+        keys = (_photo_key(name, dataset) or _plain_key(name) for name in names)
+        return cls(dataset, fingerprint, frozenset(map(_digest, keys)))
 
     def after(self, earlier: "TrainingImages") -> "TrainingImages":
         """These, seen by weights that had seen others before; what was seen twice is listed once."""
@@ -62,7 +63,7 @@ class TrainingImages:
     def _shared(self, names: Sequence[str], dataset: str, fingerprint: str) -> set[str]:
         """Those of this training alone."""
         same = dataset == self.dataset or fingerprint == self.fingerprint
-        keys = {name: photo_key(name) or (_plain_key(name) if same else None) for name in names}
+        keys = {name: _photo_key(name, dataset) or (_plain_key(name) if same else None) for name in names}
         return {name for name, key in keys.items() if key and _digest(key) in self.digests}
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +102,10 @@ def refuse_overlap(
             f"{len(shared):,} of the {len(evaluated):,} images of split {split} were in the captioner's training "
             f"(first: {shared[0]}); choose another split, or give --allow-overlap"
         )
+
+
+def _photo_key(name: str, dataset: str) -> str | None:
+    return photo_key(name, flickr="flickr" in dataset.lower())
 
 
 def _plain_key(name: str) -> str:

@@ -1,10 +1,28 @@
 """Decoding settings in words, as they stand beside every score."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from captioner.settings import DecodingSettings
 
 
-def describe_decoding(decoding: DecodingSettings) -> str:
-    """The settings that decide a caption, in one line; those without effect are left out."""
+def describe_run(summary: Mapping[str, Any]) -> str:
+    """How the captions of an evaluation were decoded, in one line, with the precision that ran and where.
+
+    Arguments:
+        summary: of an evaluation, as an export's metrics.json has it; older ones do not say what ran.
+    """
+    ran = f"{summary['precision']} on {summary['device']}" if "device" in summary else ""
+    return describe_decoding(DecodingSettings(**summary["decoding"]), arithmetic=ran)
+
+
+def describe_decoding(decoding: DecodingSettings, *, arithmetic: str = "") -> str:
+    """The settings that decide a caption, in one line; those without effect are left out.
+
+    Arguments:
+        decoding: the settings.
+        arithmetic: what the precision turned out to be, instead of that of the settings.
+    """
     parts = list(_describe_search(decoding))
     parts.append(f"{decoding.min_length} to {decoding.max_length} tokens")
     if decoding.no_repeat_ngram:
@@ -16,8 +34,8 @@ def describe_decoding(decoding: DecodingSettings) -> str:
             parts.append(f'{name} "{words}"')
     if decoding.bad_endings:
         parts.append(f'not ending with "{decoding.bad_endings}"')
-    if decoding.precision != "auto":
-        parts.append(decoding.precision)
+    if arithmetic or decoding.precision != "auto":
+        parts.append(arithmetic or decoding.precision)
     return ", ".join(parts)
 
 

@@ -114,6 +114,7 @@ class Generation:
             )
         self._decoder, self._settings, self._special = decoder, settings, special
         self._rules = Rules(settings, special, phrases, decoder.device)
+        self._forced = len(phrases.prefix)
         self._chooser = choose_chooser(settings, special.end, decoder.device)
         self._memories = iter(memories)
         self._waiting: list[Tensor] = []  # one image each
@@ -188,7 +189,9 @@ class Generation:
         rows = zip(choice.ended.tolist(), tokens, values, choice.end_values.tolist(), strict=True)
         for (slot, group, _), ids, earlier, value in rows:
             length = self._lengths[slot]
-            found = Hypothesis.of(ids[:length], [*earlier[:length], value], self._settings, truncated=False)
+            found = Hypothesis.of(
+                ids[:length], [*earlier[:length], value], self._settings, truncated=False, forced=self._forced
+            )
             self._keep(slot, group, found)
 
     def _keep(self, slot: int, group: int, found: Hypothesis) -> None:
@@ -223,17 +226,22 @@ class Generation:
         tokens, values = self._captions.tokens[slot].tolist(), self._captions.values[slot].tolist()
         for beam, score in enumerate(scores):
             if score > -math.inf:
-                found = Hypothesis.of(tokens[beam], values[beam], self._settings, truncated=True)
+                found = Hypothesis.of(tokens[beam], values[beam], self._settings, truncated=True, forced=self._forced)
                 self._keep(slot, beam // self._width, found)
+
+    def _best(self, slot: int) -> list[Hypothesis]:
+        """The finished captions of all groups, best first; one that several groups found is there once."""
+        found = sorted(itertools.chain(*self._finished[slot]), key=lambda one: -one.score)
+        if self._chooser.groups == 1:  # where the same caption is there twice, it was drawn twice
+            return found
+        places = {one.tokens: place for place, one in reversed(list(enumerate(found)))}
+        return [found[place] for place in sorted(places.values())]
 
     def _release(self, done: list[int]) -> list[tuple[int, list[Hypothesis]]]:
         """Free the slots of finished images, for waiting ones or for those at the end; returns what was found."""
         if not done:
             return []
-        found = [
-            (self.images[slot], sorted(itertools.chain(*self._finished[slot]), key=lambda one: -one.score))
-            for slot in done
-        ]
+        found = [(self.images[slot], self._best(slot)) for slot in done]
         new = self._take(len(done))
         if new:
             self._begin(new, done[: len(new)])

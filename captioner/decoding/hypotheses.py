@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.errors import ConfigError
 from captioner.settings import DecodingSettings
 
 
@@ -40,12 +41,18 @@ class Phrases:
 
     @classmethod
     def of(cls, settings: DecodingSettings, tokenizer: CaptionTokenizer) -> "Phrases":
-        """Encode the words of the settings; those that are empty for the tokenizer are left out."""
-        return cls(
-            prefix=tuple(tokenizer.encode(settings.prefix)),
-            banned=_encode_list(settings.banned_words, tokenizer),
-            bad_endings=_encode_list(settings.bad_endings, tokenizer),
-        )
+        """Encode the words of the settings; those that are empty for the tokenizer are left out.
+
+        Raises ConfigError where the prefix has what is banned.
+        """
+        prefix, banned = tuple(tokenizer.encode(settings.prefix)), _encode_list(settings.banned_words, tokenizer)
+        for phrase in banned:
+            if any(prefix[place : place + len(phrase)] == phrase for place in range(len(prefix))):
+                raise ConfigError(
+                    f"decoding.prefix {settings.prefix!r} has {tokenizer.decode(phrase, capitalise=False)!r}, "
+                    "which decoding.banned_words bans; drop one of them"
+                )
+        return cls(prefix, banned, _encode_list(settings.bad_endings, tokenizer))
 
 
 def _encode_list(words: str, tokenizer: CaptionTokenizer) -> tuple[tuple[int, ...], ...]:
@@ -65,11 +72,19 @@ class Hypothesis:
     """Sum of the log-probabilities divided by their number to the power of the length penalty."""
     truncated: bool
     """Whether the caption hit the maximum length before its end."""
+    forced: int = 0
+    """How many of the first tokens are the prefix's, which the decoder did not choose."""
 
     @classmethod
     def of(
-        cls, tokens: list[int], log_probabilities: list[float], settings: DecodingSettings, *, truncated: bool
+        cls,
+        tokens: list[int],
+        log_probabilities: list[float],
+        settings: DecodingSettings,
+        *,
+        truncated: bool,
+        forced: int,
     ) -> "Hypothesis":
         """Score a caption; the end token is not among the tokens, its log-probability is the last one."""
         score = sum(log_probabilities) / len(log_probabilities) ** settings.length_penalty
-        return cls(tuple(tokens), tuple(log_probabilities), score, truncated)
+        return cls(tuple(tokens), tuple(log_probabilities), score, truncated, forced)

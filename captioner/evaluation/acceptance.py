@@ -1,8 +1,8 @@
 """Whether a person would accept a caption, and how well a captioner's confidence foretells it.
 
-A caption counts as accepted if its CIDEr-D reaches the *human level* of its split: the median CIDEr-D that the people's
-own captions reach, each against the others of its image. Both are computed on the same references. So half of what
-people wrote would be accepted, and what is accepted is at least as close to the consensus as that.
+A caption counts as accepted if it is whole and its CIDEr-D reaches the *human level* of its split: the median CIDEr-D
+that the people's own captions reach, each against the others of its image. Both are computed on the same references. So
+half of what people wrote would be accepted, and what is accepted is at least as close to the consensus as that.
 """
 
 import statistics
@@ -13,19 +13,21 @@ import numpy as np
 from captioner.errors import DataError
 from captioner.evaluation import ptb
 from captioner.evaluation.caption_metrics import CaptionPairs, score_cider_d
+from captioner.evaluation.document_frequencies import DocumentFrequencies
 
 DEFINITION = (
-    "accepted: the caption's CIDEr-D reaches the median CIDEr-D of the split's human captions, "
-    "each against the others of its image"
+    "accepted: the caption is not cut off by the maximum length, and its CIDEr-D reaches the median CIDEr-D "
+    "of the split's human captions, each against the others of its image"
 )
 BINS = 10
 
 
-def human_level(references: Sequence[Sequence[str]]) -> float:
+def human_level(references: Sequence[Sequence[str]], document_frequencies: DocumentFrequencies | None = None) -> float:
     """The median CIDEr-D of the references, each against the others of its image.
 
     Args:
         references: the untokenized reference captions of every image of a split.
+        document_frequencies: what CIDEr-D weighs n-grams by, where the captions were scored by those of a file.
 
     Raises:
         DataError: no image has two references or more.
@@ -39,8 +41,14 @@ def human_level(references: Sequence[Sequence[str]]) -> float:
     for turn in range(max(map(len, groups))):
         chosen = [group for group in groups if len(group) > turn]
         others = [group[:turn] + group[turn + 1 :] for group in chosen]
-        values += score_cider_d(CaptionPairs([group[turn] for group in chosen], others))[1]["CIDEr-D"]
+        pairs = CaptionPairs([group[turn] for group in chosen], others, document_frequencies)
+        values += score_cider_d(pairs)[1]["CIDEr-D"]
     return statistics.median(values)
+
+
+def accepts(scores: Sequence[float], truncated: Sequence[bool], level: float) -> list[bool]:
+    """Which captions of these CIDEr-D a person would accept: whole ones that reach the human level."""
+    return [score >= level and not cut for score, cut in zip(scores, truncated, strict=True)]
 
 
 def expected_calibration_error(confidences: Sequence[float], accepted: Sequence[bool]) -> float:
@@ -68,18 +76,23 @@ def auroc(confidences: Sequence[float], accepted: Sequence[bool]) -> float | Non
 
 
 def reliability(
-    confidences: Sequence[float], scores: Sequence[float], references: Sequence[Sequence[str]]
+    confidences: Sequence[float],
+    scores: Sequence[float],
+    truncated: Sequence[bool],
+    references: Sequence[Sequence[str]],
+    document_frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, float]:
     """ECE and AUROC of confidence against acceptance; nothing where the references cannot tell what is accepted.
 
     Args:
         confidences: of the caption of every image of a split.
         scores: the captions' CIDEr-D.
+        truncated: which captions the maximum length cut off.
         references: the untokenized reference captions.
+        document_frequencies: those of a file, where the scores are by them.
     """
     if all(len(group) < 2 for group in references):
         return {}
-    level = human_level(references)
-    accepted = [score >= level for score in scores]
+    accepted = accepts(scores, truncated, human_level(references, document_frequencies))
     found = {"ECE": expected_calibration_error(confidences, accepted), "AUROC": auroc(confidences, accepted)}
     return {name: value for name, value in found.items() if value is not None}

@@ -55,6 +55,10 @@ class CaptionPairs:
         return bleu.count(self.matches)
 
     @cached_property
+    def meteor_statistics(self) -> list[meteor.Statistics]:
+        return meteor.count(self.predictions, self.references)
+
+    @cached_property
     def weights(self) -> CiderWeights:
         return CiderWeights(self.matches.references, self.document_frequencies)
 
@@ -86,8 +90,8 @@ def score_meteor(pairs: CaptionPairs) -> ScoredMetric:
 
     Raises MetricUnavailableError where its data, which come with pycocoevalcap, or its stemmer are missing.
     """
-    corpus, images = meteor.score(pairs.predictions, pairs.references)
-    return {"METEOR": corpus}, {"METEOR": images}
+    statistics = pairs.meteor_statistics
+    return {"METEOR": meteor.add_up(statistics).score()}, {"METEOR": [item.score() for item in statistics]}
 
 
 def score_spice(pairs: CaptionPairs) -> ScoredMetric:

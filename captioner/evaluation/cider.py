@@ -68,7 +68,7 @@ class CiderWeights:
             if images == 1:
                 logger.warning(
                     "one image weighed by its own references: every CIDEr is 0; score more images, or give document "
-                    "frequencies of others"
+                    "frequencies of others (--document-frequencies)"
                 )
         else:
             images, frequencies = document_frequencies.images, _look_up(references, document_frequencies)

@@ -4,6 +4,7 @@ The published values are those of ``openai/clip-vit-base-patch32``; another dual
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from captioner.data.images import open_image
 from captioner.errors import ConfigError
+from captioner.evaluation.caption_metrics import ScoredMetric
 from captioner.models.encoder_files import in_one_line
 
 Embeddings = NDArray[numpy.floating]
@@ -60,6 +62,8 @@ class DualEncoder:
         Raises:
             ConfigError: there is no such model, or it has no image and text towers.
         """
+        self.label = Path(name).name if Path(name).is_dir() else f"{name} {revision}".strip()
+        """What results call it: a Hub id, or the name of its folder."""
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         origin: dict[str, Any] = {"revision": revision} if revision else {}
@@ -103,15 +107,15 @@ class DualEncoder:
 
 def score_captions_with_images(
     encoder: DualEncoder, images: Sequence[Any], captions: Sequence[str], references: Sequence[Sequence[str]]
-) -> dict[str, list[float]]:
-    """Return CLIPScore and RefCLIPScore of each untokenized caption; all arguments have one entry an image."""
+) -> ScoredMetric:
+    """Return CLIPScore and RefCLIPScore of untokenized captions; all arguments have one entry an image."""
     seen, written = encoder.embed_images(images), encoder.embed_texts(captions)
     flat = encoder.embed_texts([text for group in references for text in group])
     ends = numpy.cumsum([len(group) for group in references])
     groups = numpy.split(flat, ends[:-1])
-    return {
-        "CLIPScore": clip_score(seen, written).tolist(),
-        "RefCLIPScore": ref_clip_score(seen, written, groups).tolist(),
+    scores = {"CLIPScore": clip_score(seen, written), "RefCLIPScore": ref_clip_score(seen, written, groups)}
+    return {name: float(values.mean()) for name, values in scores.items()}, {
+        name: values.tolist() for name, values in scores.items()
     }
 
 
@@ -122,7 +126,8 @@ def _cosines(first: Embeddings, second: Embeddings) -> NDArray[numpy.float64]:
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+    for start in range(0, len(items), size):
+        yield [items[row] for row in range(start, min(start + size, len(items)))]
 
 
 def _join(features: list[Any]) -> Embeddings:

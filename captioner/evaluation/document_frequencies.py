@@ -1,6 +1,7 @@
 """In how many images' references an n-gram occurs: what CIDEr weighs n-grams by, from references or from a file."""
 
 import gzip
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from captioner.evaluation import ptb
 from captioner.evaluation.ngrams import ORDERS
 
 FORMAT = "captioner document frequencies 1"
+FIELDS = ("images", "frequencies")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class DocumentFrequencies:
 
     def save(self, path: str | Path) -> None:
         """Write them to a JSON file, compressed where its name ends in .gz."""
-        content = {"format": FORMAT, "images": self.images, "frequencies": self.frequencies}
+        content = {"format": FORMAT, **dict(zip(FIELDS, (self.images, self.frequencies), strict=True))}
         data = json.dumps(content, ensure_ascii=False).encode()
         Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
@@ -46,9 +48,18 @@ class DocumentFrequencies:
             content = json.loads(gzip.decompress(data) if str(path).endswith(".gz") else data)
         except (OSError, EOFError, ValueError) as error:
             raise DataError(f"{path}: cannot be read as document frequencies ({error})") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise DataError(f"{path}: is not a file of document frequencies; write one with DocumentFrequencies.save")
-        return cls(content["images"], content["frequencies"])
+        if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= {*FIELDS}:
+            raise DataError(
+                f"{path}: is not a file of document frequencies; write one with captioner evaluate "
+                "--save-document-frequencies, or DocumentFrequencies.save"
+            )
+        return cls(*(content[field] for field in FIELDS))
+
+    def describe(self) -> str:
+        """How many images they are of, and 8 digits of their SHA-256: what tells one file's scores from another's."""
+        rows = [f"{ngram}\t{count}" for ngram, count in sorted(self.frequencies.items())]
+        digits = hashlib.sha256("\n".join([str(self.images), *rows]).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        return f"document frequencies of {self.images:,} images, {digits}"
 
 
 def _list_ngrams(caption: str) -> list[str]:

@@ -4,7 +4,6 @@ Apart from caption_metrics.py because ``import evaluate`` is slow.
 """
 
 from collections.abc import Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -156,5 +155,4 @@ class ClipScoreMetric(CaptionMetric):
 
         if images is None:
             raise DataError("CLIPScore needs the images: give their paths as images=[...]")
-        scores = score_captions_with_images(self._encoder, images, predictions, references)
-        return {name: fmean(values) for name, values in scores.items()}
+        return dict(score_captions_with_images(self._encoder, images, predictions, references)[0])

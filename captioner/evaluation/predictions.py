@@ -104,7 +104,7 @@ def _file_name(path: str) -> str:
 
 def _photo_number(name: str) -> str:
     """The number that COCO or Flickr gave a photo, for any of its file names; other names as they are."""
-    key = photo_key(_file_name(name)) or photo_key(f"{_file_name(name)}.jpg")
+    key = photo_key(_file_name(name), flickr=True) or photo_key(f"{_file_name(name)}.jpg", flickr=True)
     return key.partition(":")[2] if key else name
 
 

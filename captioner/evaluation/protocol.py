@@ -8,10 +8,9 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import PurePosixPath
 
 import captioner
-from captioner.data.photo_names import photo_key
+from captioner.data.photo_names import image_key
 from captioner.data.records import COCO_IMAGES, FLICKR8K_IMAGES, FLICKR30K_IMAGES
 from captioner.errors import DataError
 from captioner.evaluation.references import ReferenceSet
@@ -101,22 +100,26 @@ def refuse_different_set(evaluated: EvaluatedSet) -> None:
 
 def fingerprint_ids(image_ids: Iterable[str]) -> str:
     """SHA-256 of image ids, shortened to 16 digits; a photo's names in several datasets count as one."""
-    keys = sorted(photo_key(name) or photo_key(f"{name}.jpg") or PurePosixPath(name).as_posix() for name in image_ids)
-    return _hash(keys)
+    return _hash(sorted(map(image_key, image_ids)))
 
 
 def fingerprint_references(references: ReferenceSet) -> str:
     """SHA-256 of the image ids and their captions, in whatever order, shortened to 16 digits."""
     rows = zip(references.image_ids, references.captions, strict=True)
-    return _hash(sorted("\t".join([photo_key(name) or name, *sorted(map(_squeeze, texts))]) for name, texts in rows))
+    return _hash(sorted("\t".join([image_key(name), *sorted(map(_squeeze, texts))]) for name, texts in rows))
 
 
-def metric_versions(names: Iterable[str]) -> dict[str, str]:
-    """What computed each metric, with its version."""
+def metric_versions(names: Iterable[str], made_with: Mapping[str, str]) -> dict[str, str]:
+    """What computed each metric, with its version.
+
+    Arguments:
+        names: of metrics.
+        made_with: what else some of them depend on, by their name: a dual encoder, document frequencies of a file.
+    """
     ours = f"captioner {captioner.__version__}"
     theirs = f"pycocoevalcap {metadata.version('pycocoevalcap')}"
     others = {"METEOR": f"{ours} (METEOR 1.5, data of {theirs})", "SPICE": theirs}
-    return {name: others.get(name, ours) for name in names}
+    return {name: others.get(name, ours) + (f" ({made_with[name]})" if name in made_with else "") for name in names}
 
 
 def _find_protocol(references: ReferenceSet) -> Protocol | None:

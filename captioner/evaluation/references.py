@@ -52,7 +52,7 @@ def read_references(path: str | Path, split: str = "") -> ReferenceSet:
 
     Arguments:
         path: a COCO annotations file, a Karpathy JSON, or the folder of a prepared dataset.
-        split: which split of the latter two, "test" where it is empty; a COCO file is taken whole.
+        split: which split of the latter two, "test" where it is empty; a COCO file is one set and has none.
 
     Raises DataError where it is none of these, or has no such split.
     """
@@ -63,7 +63,9 @@ def read_references(path: str | Path, split: str = "") -> ReferenceSet:
         raise DataError(f"{path}: no such file or folder; check --references")
     document = read_json(path)
     if isinstance(document, dict) and isinstance(document.get("annotations"), list):
-        return _read_coco(path, document, split)
+        if split:
+            raise DataError(f"{path}: COCO annotations are one set, without splits; leave out --split {split}")
+        return _read_coco(path, document)
     if isinstance(document, dict) and isinstance(document.get("images"), list):
         return _read_karpathy(path, document, split or "test")
     raise DataError(f"{path}: is neither COCO annotations, nor a Karpathy JSON, nor the folder of a prepared dataset")
@@ -98,6 +100,15 @@ def training_captions(dataset: Mapping[str, Any]) -> Iterable[str] | None:
     return (text for block in blocks for captions in block["captions"] for text in captions)
 
 
+def prepared_rows(folder: Path, references: ReferenceSet) -> Any:
+    """The rows of the prepared dataset that references were read from, in their order, a ``datasets.Dataset``."""
+    from captioner.data.prepared import open_prepared, read_manifest
+
+    rows = open_prepared(folder)[_find_split(folder, references.split, read_manifest(folder)["images"])]
+    places = {name: row for row, name in enumerate(rows["image_id"])}
+    return rows.select([places[name] for name in references.image_ids])
+
+
 def _read_prepared(folder: Path, split: str) -> ReferenceSet:
     from captioner.data.prepared import open_prepared, read_manifest
 
@@ -107,21 +118,24 @@ def _read_prepared(folder: Path, split: str) -> ReferenceSet:
     return replace(references, training=training_captions(dataset))
 
 
-def _read_coco(path: Path, document: dict[str, Any], split: str) -> ReferenceSet:
+def _read_coco(path: Path, document: dict[str, Any]) -> ReferenceSet:
     """``images`` [{id, file_name}] and ``annotations`` [{image_id, caption}]: https://cocodataset.org/#format-data."""
     captions: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     try:
-        for image in document.get("images") or ():
-            captions[str(image["id"])] = []
-            names[str(image["id"])] = str(image.get("file_name") or image["id"])
+        images = document.get("images") or []
+        listed = [str(image["id"]) for image in images]
+        for number, image in zip(listed, images, strict=True):
+            captions[number] = []
+            names[number] = str(image.get("file_name") or number)
         for annotation in document["annotations"]:
             captions.setdefault(str(annotation["image_id"]), []).append(_text(annotation["caption"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{path}: an image without "id", or an annotation without "image_id" and "caption"') from error
+    _refuse_doubled(path, listed)
     ids = [names.get(number, number) for number in captions]
     _check(path, ids, list(captions.values()))
-    return ReferenceSet(path.stem, split, ids, list(captions.values()), {"COCO id": list(captions)})
+    return ReferenceSet(path.stem, "", ids, list(captions.values()), {"COCO id": list(captions)})
 
 
 def _read_karpathy(path: Path, document: dict[str, Any], split: str) -> ReferenceSet:
@@ -162,12 +176,15 @@ def _find_split(path: Path, split: str, counts: Mapping[str, int]) -> str:
 def _check(path: Path, ids: list[str], captions: list[list[str]]) -> None:
     if not ids:
         raise DataError(f"{path}: has no images with captions")
-    doubled = [name for name, count in Counter(ids).items() if count > 1]
-    if doubled:
-        raise DataError(f"{path}: {name_some(doubled)} in it more than once")
+    _refuse_doubled(path, ids)
     bare = [name for name, texts in zip(ids, captions, strict=True) if not texts]
     if bare:
         raise DataError(f"{path}: {name_some(bare)} without a caption")
+
+
+def _refuse_doubled(path: Path, names: list[str]) -> None:
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{path}: {name_some(doubled)} in it more than once")
 
 
 def name_some(names: Sequence[str], shown: int = 3) -> str:

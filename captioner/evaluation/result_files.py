@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner.data.photo_names import photo_key
+from captioner.data.photo_names import image_key
 from captioner.data.records import read_json
 from captioner.errors import DataError
 from captioner.evaluation import bleu
+from captioner.evaluation.meteor import scoring as meteor
 from captioner.evaluation.significance import SHUFFLES, Difference, ImageScores, compare_scores
 
 RESULT_FORMAT = 1
@@ -46,15 +47,14 @@ def read_result(path: str | Path) -> Result:
     try:
         if content["format"] != RESULT_FORMAT:
             raise DataError(f"{path}: has format {content['format']}, not {RESULT_FORMAT}; evaluate again")
-        images = sorted(content.pop("per_image"), key=lambda image: photo_key(image["image_id"]) or image["image_id"])
+        images = sorted(content.pop("per_image"), key=lambda image: image_key(image["image_id"]))
         names = [name for name in images[0]["metrics"] if name not in bleu.NAMES]
         means = {name: [float(image["metrics"][name]) for image in images] for name in names}
-        counts = [list(map(int, image["bleu_counts"])) for image in images if "bleu_counts" in image]
-        if any(len(row) != bleu.COLUMNS for row in counts) or len(counts) not in (0, len(images)):
-            raise ValueError("BLEU's counts are not whole")
+        columns = {"bleu_counts": bleu.COLUMNS, "meteor_counts": meteor.COLUMNS}
+        counts = [_read_counts(images, key, number) for key, number in columns.items()]
         for key in ("metrics", "metric_versions", "image_fingerprint", "references_fingerprint", "tokenizer", "set"):
             content[key]
-        return Result(path, content, [image["image_id"] for image in images], ImageScores(means, counts))
+        return Result(path, content, [image["image_id"] for image in images], ImageScores(means, *counts))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path}: is not a whole result file ({type(error).__name__}: {error}); "
@@ -62,23 +62,40 @@ def read_result(path: str | Path) -> Result:
         ) from error
 
 
+def _read_counts(images: list[dict[str, Any]], key: str, columns: int) -> list[list[int]]:
+    counts = [list(map(int, image[key])) for image in images if key in image]
+    if any(len(row) != columns for row in counts) or len(counts) not in (0, len(images)):
+        raise ValueError(f"{key} are not whole")
+    return counts
+
+
 def compare_results(first: Result, second: Result, *, shuffles: int = SHUFFLES, seed: int = 0) -> dict[str, Difference]:
-    """Test the differences second - first by every metric that both have.
+    """Test the differences second - first of the sets' scores by every metric that both have.
 
     Raises DataError where the images, their references, the tokenizer or the metrics' versions differ, or no metric is
     in both.
     """
     _check_comparable(first, second)
-    names = [name for name in first.scores.means if name in second.scores.means]
     both_bleu = bool(first.scores.bleu_counts and second.scores.bleu_counts)
-    if not names and not both_bleu:
+    both_meteor = bool(first.scores.meteor_counts and second.scores.meteor_counts)
+    counted = {"METEOR"} if both_meteor else set()
+    names = [name for name in first.scores.means if name in second.scores.means and name not in counted]
+    if not names and not both_bleu and not both_meteor:
         raise DataError(f"{first.path} and {second.path} have no metric in common; evaluate one of them again")
     sides = [
-        ImageScores({name: result.scores.means[name] for name in names}, result.scores.bleu_counts if both_bleu else [])
+        ImageScores(
+            {name: result.scores.means[name] for name in names},
+            result.scores.bleu_counts if both_bleu else [],
+            result.scores.meteor_counts if both_meteor else [],
+        )
         for result in (first, second)
     ]
     found = compare_scores(*sides, shuffles=shuffles, seed=seed)
-    return {name: found[name] for name in first.metrics if name in found}
+    return {
+        name: found[name].move_to(second.metrics[name] - score)
+        for name, score in first.metrics.items()
+        if name in found
+    }
 
 
 def _check_comparable(first: Result, second: Result) -> None:

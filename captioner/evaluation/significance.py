@@ -1,20 +1,23 @@
 """How sure a score is, and a difference of two: bootstrap intervals and paired randomisation over images.
 
-Every metric here is a function of sums over images: of per-image scores, or of BLEU's counts. A resample is therefore a
-matrix product. CIDEr keeps the document frequencies of the whole set, as the resamples are drawn from it.
+Every metric here is a function of sums over images: of per-image scores, or of BLEU's and METEOR's counts. A resample
+is therefore a matrix product. CIDEr keeps the document frequencies of the whole set, as the resamples are drawn from
+it.
 
 Bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; for BLEU Koehn, EMNLP 2004,
 https://aclanthology.org/W04-3250. Approximate randomisation: Noreen, Computer-Intensive Methods for Testing
 Hypotheses, 1989; Riezler and Maxwell, 2005, https://aclanthology.org/W05-0908.
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy
 from numpy.typing import NDArray
 
 from captioner.evaluation import bleu
+from captioner.evaluation.meteor import scoring as meteor
 
 LEVEL = 0.95
 BOOTSTRAP_SAMPLES = 1000
@@ -23,6 +26,8 @@ DRAWS_A_BLOCK = 2_000_000
 """Random numbers that are kept in memory at once."""
 ROUNDING = 1e-12
 """Differences this near to the observed one count as equal to it."""
+SAME = 1e-9
+"""A score of a set this near to the mean of its images' is that mean."""
 
 Floats = NDArray[numpy.float64]
 
@@ -35,23 +40,30 @@ class ImageScores:
     """Metrics whose score of a set is the mean of the images' scores."""
     bleu_counts: list[list[int]]
     """BLEU's counts of each image, as ``bleu.count`` gives them; empty where BLEU is not wanted."""
+    meteor_counts: list[list[int]] = field(default_factory=list)
+    """Rows of METEOR's statistics of each image; empty where they are not known, or METEOR is not wanted."""
 
     @property
     def names(self) -> list[str]:
         """Names of the metrics, in the order of ``scores_of_sums``."""
-        return [*self.means, *(bleu.NAMES if self.bleu_counts else ())]
+        return [*self.means, *(bleu.NAMES if self.bleu_counts else ()), *(["METEOR"] if self.meteor_counts else ())]
 
     def matrix(self) -> Floats:
         """Return [images, columns]: what is summed over images."""
         columns = [numpy.array(values, dtype=float)[:, None] for values in self.means.values()]
-        if self.bleu_counts:
-            columns.append(numpy.array(self.bleu_counts, dtype=float))
+        columns += [numpy.array(counts, dtype=float) for counts in (self.bleu_counts, self.meteor_counts) if counts]
         return numpy.concatenate(columns, axis=1)
 
     def scores_of_sums(self, sums: Floats, images: int) -> Floats:
         """From sums [samples, columns] over so many images to scores [samples, metrics]."""
-        scores = sums[:, : len(self.means)] / images
-        return numpy.concatenate([scores, bleu.score(sums[:, len(self.means) :])], 1) if self.bleu_counts else scores
+        ends = numpy.cumsum([len(self.means), bleu.COLUMNS if self.bleu_counts else 0])
+        means, bleu_sums, meteor_sums = numpy.split(sums, ends, axis=1)
+        scores = [means / images]
+        if self.bleu_counts:
+            scores.append(bleu.score(bleu_sums))
+        if self.meteor_counts:
+            scores.append(numpy.array([[meteor.score_row(row)] for row in meteor_sums.tolist()]))
+        return numpy.concatenate(scores, axis=1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,15 @@ class Difference:
     """The 95 % interval of the difference, by paired bootstrap."""
     p: float
     """Two-sided: how often swapping the systems' captions at random makes at least this difference."""
+    of_images: bool = False
+    """Whether p and the interval's width are those of the mean over images, from which the score of a set differs."""
+
+    def move_to(self, value: float) -> "Difference":
+        """The same around the difference of the sets' scores, where that is not the mean difference of the images'."""
+        if math.isclose(value, self.value, rel_tol=0, abs_tol=SAME):
+            return self
+        offset = value - self.value
+        return Difference(value, self.low + offset, self.high + offset, self.p, of_images=True)
 
 
 def bootstrap_intervals(

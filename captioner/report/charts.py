@@ -13,6 +13,8 @@ WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 40, 34
 _FINE = 2
 _MOST_POINTS = 800
+LEAST_SPAN = 1e-12
+"""Values that differ by less of the greatest of them, or of 1, are drawn as one."""
 _COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1")
 _INK, _GREY, _GRID = "#1a202c", "#717a88", "#e2e6eb"
 
@@ -126,5 +128,5 @@ def _marks(chart: Chart) -> Iterator[_Stroke | _Label]:
 def _range(values: Sequence[float]) -> tuple[float, float]:
     """From the least to the greatest value, with some room where they are one."""
     low, high = min(values), max(values)
-    room = 0.0 if high > low else max(abs(high), 1.0) * 0.1
+    room = 0.0 if high - low > LEAST_SPAN * max(abs(high), 1.0) else max(abs(high), 1.0) * 0.1
     return low - room, high + room

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from captioner.data.encoded_images import EncodedImages
 from captioner.data.images import open_image
 from captioner.data.prepared import open_prepared
-from captioner.decoding.describe import describe_decoding
+from captioner.decoding.describe import describe_run
 from captioner.errors import CheckpointError, DataError
 from captioner.evaluation.example_sheet import Example, make_examples
 from captioner.report.charts import Chart, Line
 from captioner.run_folder import BEST, SETTINGS, read_settings
-from captioner.settings import DecodingSettings, Settings
+from captioner.settings import Settings
 from captioner.training.timings import read_timings
 from captioner.training.tracking import read_metrics
 
@@ -30,6 +30,7 @@ TOKENS, PADDING = "train/tokens", "train/padding"
 COUNTS = ("epoch", "train/pairs", TOKENS, PADDING)
 """Numbers of metrics.jsonl that make no curve worth a look."""
 EXAMPLES_PER_GROUP = 4
+LARGEST = 1e100
 _MISSING = Image.new("RGB", (320, 240), "#e9ecf0")
 
 
@@ -119,10 +120,8 @@ def make_charts(lines: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False
+    """Whether it can be drawn; infinity, NaN and integers beyond all floats cannot."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _are_texts(values: Any) -> bool:
@@ -177,7 +176,7 @@ def _read_figures(found: Mapping[str, Any]) -> Figures:
     return Figures(
         metrics={name: value for name, value in found["metrics"].items() if _is_number(value)},
         images=int(found["images"]),
-        decoding=describe_decoding(DecodingSettings(**found["decoding"])) if found["decoding"] else "",
+        decoding=describe_run(found) if found["decoding"] else "",
         unavailable={name: str(reason) for name, reason in found["unavailable"].items()},
     )
 

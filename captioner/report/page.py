@@ -12,15 +12,29 @@ from captioner.report.charts import draw_svg
 from captioner.report.contents import Report
 from captioner.settings import setting_values
 from captioner.settings_json import settings_from_dict
-from captioner.training.timings import CHECKPOINT, EXPORT, TRAINING, VALIDATION, WAITING
+from captioner.training.timings import (
+    CHECKPOINT,
+    EVALUATION,
+    EXPORT,
+    FEATURES,
+    PREPARATION,
+    TRAINING,
+    UPLOAD,
+    VALIDATION,
+    WAITING,
+)
 
 THUMBNAIL = 360  # longest side in pixels
 ACTIVITIES = {
+    PREPARATION: ("data, tokenizer and encoder", "#4a5568"),
+    FEATURES: ("encoding images and captions", "#2c7a7b"),
     TRAINING: ("training steps", "#2b6cb0"),
     WAITING: ("waiting for batches", "#c05621"),
     VALIDATION: ("validation", "#2f855a"),
     EXPORT: ("exporting the best", "#6b46c1"),
     CHECKPOINT: ("writing checkpoints", "#b7791f"),
+    EVALUATION: ("evaluating the best", "#97266d"),
+    UPLOAD: ("waiting for the Hub", "#718096"),
 }
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a202c; background: #f4f5f7; margin: 0 auto; padding: 24px;

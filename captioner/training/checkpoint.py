@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from captioner.errors import CheckpointError, as_os_error
-from captioner.training.whole_writes import write_folder, write_text
+from captioner.whole_writes import write_folder, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from captioner.errors import CaptionerError
 from captioner.tasks.base import Examples, Task
 from captioner.training import checkpoint
 from captioner.training.processes import Processes
-from captioner.training.whole_writes import warn_instead_of_stop, write_text
+from captioner.whole_writes import warn_instead_of_stop, write_text
 
 LONGEST_LIST = 64
 """So many examples are named in a message; of more it names some, and a file that has them all."""

@@ -23,9 +23,9 @@ from captioner.training.processes import Processes
 from captioner.training.progress import TrainingProgress, count_steps
 from captioner.training.run_state import RunState
 from captioner.training.signals import InterruptedTrainingError, caught_signals
-from captioner.training.timings import CHECKPOINT, EXPORT, VALIDATION, WAITING, Stopwatch
+from captioner.training.timings import CHECKPOINT, EXPORT, TRAINING, VALIDATION, WAITING, Stopwatch
 from captioner.training.tracking import Trackers
-from captioner.training.whole_writes import warn_instead_of_stop
+from captioner.whole_writes import warn_instead_of_stop
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def fit(
     on_saved: Callable[[Path], None] = lambda checkpoint: None,
     made_from: Mapping[str, str] | None = None,
     resume: tuple[Path, dict[str, Any]] | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> RunState:
     """Train ``task.module`` to the end of the settings' epochs or steps.
 
@@ -58,14 +59,18 @@ def fit(
         on_saved: called with every checkpoint.
         made_from: fingerprints of what the run is made from; they go into every checkpoint.
         resume: a whole checkpoint and its state, as ``find_checkpoint`` returns them.
+        stopwatch: one that has counted what came before; by default time is counted from here on.
 
     Raises:
         InterruptedTrainingError: SIGINT or SIGTERM came; the state is saved where there was space.
         CaptionerError: a loss or gradient is not finite; the last checkpoint is left as it is.
         CheckpointError: the checkpoint does not fit the task.
     """
-    made_from = dict(made_from or {})
-    return _Fit(task, settings, accelerator, run, on_best, has_best, on_saved, made_from).run(begin, resume)
+    made_from, stopwatch = dict(made_from or {}), stopwatch or Stopwatch()
+    with stopwatch.during(TRAINING):
+        return _Fit(task, settings, accelerator, run, on_best, has_best, on_saved, made_from, stopwatch).run(
+            begin, resume
+        )
 
 
 @dataclass
@@ -80,6 +85,7 @@ class _Fit:
     has_best: Callable[[int], bool]
     on_saved: Callable[[Path], None]
     made_from: dict[str, str]
+    stopwatch: Stopwatch
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -89,7 +95,6 @@ class _Fit:
         self.state = RunState()
         self.saved: Path | None = None  # the checkpoint of the state as it is
         self.trackers, self.documents = Trackers([]), {}
-        self.stopwatch = Stopwatch()
         self.accumulation = self.settings.trainer.gradient_accumulation
         self.total = count_steps(self.task.batches_per_epoch(), self.settings.trainer)
 

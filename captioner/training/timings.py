@@ -15,15 +15,17 @@ from captioner.training.growing_file import GrowingFile
 logger = logging.getLogger(__name__)
 
 TIMINGS = "timings.jsonl"
+PREPARATION, FEATURES = "preparation", "features"
 TRAINING, WAITING, VALIDATION, EXPORT, CHECKPOINT = "training", "waiting", "validation", "export", "checkpoint"
+EVALUATION, UPLOAD = "evaluation", "upload"
 
 
 class Stopwatch:
-    """Seconds spent on each activity; what is not named otherwise is training."""
+    """Seconds spent on each activity."""
 
-    def __init__(self) -> None:
-        """Start it."""
-        self._activity, self._since = TRAINING, time.perf_counter()
+    def __init__(self, activity: str = PREPARATION) -> None:
+        """Start it; what is not named otherwise is this activity."""
+        self._activity, self._since = activity, time.perf_counter()
         self._seconds: Counter[str] = Counter()
 
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ from captioner.settings import TrackingSettings
 from captioner.training.growing_file import GrowingFile
 from captioner.training.tensorboard_tracker import TensorBoardTracker
 from captioner.training.wandb_tracker import WandbTracker
-from captioner.training.whole_writes import write_text
+from captioner.whole_writes import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL.Image import Image
 
 from captioner.settings import TrackingSettings
-from captioner.training.whole_writes import write_text
+from captioner.whole_writes import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks import large_cache
 from benchmarks.features import main
@@ -11,13 +12,19 @@ from captioner.resources import TRAIN
 
 def test_speed_and_memory_are_told(tmp_path, capsys):
     output = tmp_path / "figures.json"
-    words = ["--tiny", "--images", "6", "--rounds", "2", "--memory-images", "40", "--batch-images", "2", "--output"]
-    assert main([*words, str(output)]) == 0
+    before = torch.get_num_threads()
+    words = ["--tiny", "--images", "6", "--rounds", "2", "--open-threads", "1", "2", "--memory-images", "40"]
+    assert main([*words, "--batch-images", "2", "--output", str(output)]) == 0
     content = json.loads(output.read_text())
     speed, memory = content["speed"], content["memory"]
     assert speed["build_share_of_forward"] == pytest.approx(
         speed["build_images_per_second"] / speed["forward_images_per_second"]
     )
+    opening = speed["opening"]
+    assert [row["threads"] for row in opening] == [1, 2]
+    assert all(row["images_per_second"] > 0 for row in opening)
+    assert opening[1]["times_first"] == pytest.approx(opening[1]["images_per_second"] / opening[0]["images_per_second"])
+    assert torch.get_num_threads() == before
     assert memory["feature_bytes"] == 40 * 5 * 16 * 2  # 4 patches and the class token, 16 wide, two bytes each
     assert memory["peak_resident_bytes"] > 2**20
     assert "an epoch over 40 images" in capsys.readouterr().out

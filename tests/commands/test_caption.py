@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy
 import pytest
 from PIL import Image
+from tiny_models import end_captions
 
 from captioner import Captioner
 from captioner.api import Caption
 from captioner.commands import caption
 from captioner.commands.caption_outputs import Captioned
 from captioner.confidence import Calibration, LogisticModel, describe_alone
-from captioner.export_writing import write_calibration
 
 
 @pytest.fixture
@@ -49,6 +49,9 @@ def texts(export, folder) -> dict[str, str]:
     """What the captioner says of the three images."""
     captioner = Captioner.from_pretrained(export)
     return {name: captioner.caption(name).text for name in ("a.png", "b.jpg", "c.webp")}
+
+
+COLUMNS = "path, caption, confidence, score, truncated"
 
 
 def lines_of(texts: dict[str, str], *names: str) -> list[str]:
@@ -93,15 +96,28 @@ def test_what_is_no_image_on_standard_input_is_called_so(run, monkeypatch, data,
 
 
 def test_json_marks_captions_that_are_cut_off():
-    whole = Caption("A dog", confidence=0.5, score=-1.0, tokens=(5, 6), truncated=False)
-    cut = replace(whole, text="A dog with a", truncated=True)
+    whole = Caption("A dog", confidence=0.5, score=-1.23456, tokens=(5, 6), truncated=False)
+    cut = replace(whole, text="A dog with a", confidence=0.0, truncated=True)
     record = Captioned("a.png", [whole, cut]).record()
     assert record["candidates"] == [
-        {"caption": "A dog", "confidence": 0.5},
-        {"caption": "A dog with a", "confidence": 0.5, "truncated": True},
+        {"caption": "A dog", "confidence": 0.5, "score": -1.2346, "truncated": False},
+        {"caption": "A dog with a", "confidence": 0.0, "score": -1.2346, "truncated": True},
     ]
-    assert "truncated" not in record
+    assert record["truncated"] is False
     assert Captioned("a.png", [cut]).record()["truncated"] is True
+
+
+def test_log_probabilities_of_tokens(run, export, folder):
+    found = Captioner.from_pretrained(export).caption("a.png")
+    status, (line,), errors = run("a.png", "--json", "--log-probabilities")
+    tokens = json.loads(line)["tokens"]
+    assert (status, errors) == (0, [])
+    assert "".join(one["token"] for one in tokens).replace("<end>", "").split() == found.text.lower().split()
+    assert [one["log_probability"] for one in tokens] == [round(value, 4) for value in found.log_probabilities]
+    assert run("a.png", "--output", "out.jsonl", "--log-probabilities")[0] == 0
+    assert records("out.jsonl")[0]["tokens"] == tokens
+    (blank,) = run("a.png", "--json", "--log-probabilities", "--min-confidence", "1")[1]
+    assert "tokens" not in json.loads(blank)  # they would tell what was left blank
 
 
 def test_json_has_the_confidence_and_candidates(run, texts):
@@ -115,21 +131,26 @@ def test_json_has_the_confidence_and_candidates(run, texts):
     assert 0 <= record["confidence"] <= 1
 
 
+Doubting = tuple[str, dict[str, str], list[str]]
+
+
 @pytest.fixture
-def doubting(export, folder) -> tuple[str, list[str]]:
-    """An export that is sure of the likelier captions of the three images only, and the images of those."""
-    found = Captioner.from_pretrained(export)
-    means = {name: describe_alone(found.caption(name))[0] for name in ("a.png", "b.jpg", "c.webp")}
+def doubting(export, folder) -> Doubting:
+    """An export that is sure of the likelier captions of the three images only; its captions; the images of those."""
+    found = end_captions(Captioner.from_pretrained(export))
+    captions = {name: found.caption(name) for name in ("a.png", "b.jpg", "c.webp")}
+    means = {name: describe_alone(caption)[0] for name, caption in captions.items()}
     least, *others = sorted(set(means.values()))
     limit = (least + others[0]) / 2
     weights = LogisticModel((limit, *[0.0] * 5), (1e-9, *[1.0] * 5), (1.0, *[0.0] * 5), bias=0.0)
-    shutil.copytree(export, "doubting")
-    write_calibration(Calibration(weights, weights), Path("doubting"))
-    return "doubting", [name for name, mean in means.items() if mean > limit]
+    found.calibration = Calibration(weights, weights)
+    found.save_pretrained("doubting")
+    texts = {name: caption.text for name, caption in captions.items()}
+    return "doubting", texts, [name for name, mean in means.items() if mean > limit]
 
 
-def test_doubtful_captions_are_left_blank(texts, doubting, capsys):
-    model, sure = doubting
+def test_doubtful_captions_are_left_blank(doubting, capsys):
+    model, texts, sure = doubting
     blank = f"{3 - len(sure)} of 3 captions are left blank: confidence below 0.5\n"
     assert 0 < len(sure) < 3
     assert caption.main([*texts, "--model", model, "--min-confidence", "0.5"]) == 0
@@ -137,6 +158,53 @@ def test_doubtful_captions_are_left_blank(texts, doubting, capsys):
     assert capsys.readouterr() == (expected, blank)
     assert caption.main([*texts, "--model", model, "--min-confidence", "0.5", "--output", "out.jsonl"]) == 0
     assert [bool(record["caption"]) for record in records("out.jsonl")] == [name in sure for name in texts]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_a_lower_threshold_fills_in_what_was_left_blank(doubting, name, capsys):
+    model, texts, sure = doubting
+
+    def run(*words: str) -> tuple[dict[str, str], str]:
+        assert caption.main([*words, "--model", model, "--output", name]) == 0
+        with open(name, newline="") as file:
+            found = list(csv.DictReader(file)) if name.endswith("csv") else records(name)
+        assert len(found) == len({record["path"] for record in found})
+        return {record["path"]: record["caption"] for record in found}, capsys.readouterr().err
+
+    blanked = {path: text if path in sure else "" for path, text in texts.items()}
+    doubtful = next(path for path in texts if path not in sure)
+    assert run(*texts, "--min-confidence", "0.5")[0] == blanked
+    found, told = run(*texts, "--min-confidence", "0.5")
+    assert (found, told) == (blanked, f"3 of 3 images are in {name} already\n")
+    assert run(sure[0])[0] == blanked
+    found, told = run(*texts, "--min-confidence", "0")
+    assert (found, told) == (texts, f"{len(sure)} of 3 images are in {name} already\n")
+    assert run(doubtful)[1] == f"1 of 1 images are in {name} already\n"
+
+
+def test_a_blank_sidecar_is_filled_in(doubting, capsys):
+    model, texts, sure = doubting
+    words = [*texts, "--model", model, "--sidecar"]
+    assert caption.main([*words, "--min-confidence", "0.5"]) == 0
+    sidecars = {name: Path(name).with_suffix(".txt") for name in texts}
+    assert [path.read_text() for path in sidecars.values()] == [
+        f"{text if name in sure else ''}\n" for name, text in texts.items()
+    ]
+    assert caption.main(words) == 0
+    assert [path.read_text() for path in sidecars.values()] == [f"{text}\n" for text in texts.values()]
+
+
+def test_confidence_that_was_fitted_to_another_decoding_is_told_once(run, texts):
+    told = (
+        "confidence was fitted to another decoding (beam search, 2 beams, length penalty 0.7, 1 to 6 tokens) and may "
+        "be off; `captioner evaluate` with these settings tells by how much"
+    )
+    for words in (["--beams", "1"], ["--samples", "1"], ["--prefix", "a"], ["--candidates", "3"]):
+        assert run("a.png", "b.jpg", "--json", *words)[2] == [told]
+    assert run("a.png", "--output", "out.jsonl", "--beams", "1")[2] == [told]
+    assert run("a.png", "--min-confidence", "0", "--beams", "1")[2] == [told]
+    assert run("a.png", "--beams", "1")[2] == []  # no confidence is shown
+    assert run("a.png", "--json", "--beams", "2", "--max-length", "5", "--precision", "fp32")[2] == []
 
 
 def test_one_doubtful_caption_is_an_empty_line(run, folder):
@@ -155,6 +223,16 @@ def test_an_explanation_is_drawn(run, texts):
     with Image.open("why.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 400
+
+
+def test_an_explanation_is_drawn_of_what_is_captioned_already(run, texts):
+    for words in (["--output", "out.jsonl"], ["--sidecar"]):
+        assert run("a.png", *words)[0] == 0
+        status, output, (told,) = run("a.png", *words, "--explain", "why.png")
+        assert (status, output) == (0, [])
+        assert told.startswith("1 of 1 images are in ")
+        Path("why.png").unlink()
+    assert [record["caption"] for record in records("out.jsonl")] == [texts["a.png"]]
 
 
 def test_candidates_are_a_line_each(run, texts):
@@ -189,12 +267,14 @@ def test_csv_output_goes_on_where_it_stopped(run, texts):
         rows = list(csv.DictReader(file))
     assert {row["path"]: row["caption"] for row in rows} == texts
     assert len(rows) == 3
+    assert {row["truncated"] for row in rows} == {"true"}
+    assert all(float(row["score"]) < 0 for row in rows)
 
 
 def test_a_csv_header_that_was_cut_off(run):
     Path("out.csv").write_text("path,cap")
     assert run("a.png", "--output", "out.csv")[0] == 0
-    assert Path("out.csv").read_text().splitlines()[0] == "path,caption,confidence"
+    assert Path("out.csv").read_text().splitlines()[0] == "path,caption,confidence,score,truncated"
 
 
 @pytest.mark.parametrize(
@@ -203,8 +283,13 @@ def test_a_csv_header_that_was_cut_off(run):
         ("out.txt", None, "--output out.txt: the name must end in .jsonl or .csv"),
         ("no/out.csv", None, "--output no/out.csv: there is no folder no; make it first"),
         ("out.jsonl", "shopping\nlist\n", "out.jsonl line 1 is not a caption record; write to another file"),
-        ("out.csv", "image,text\n", "out.csv has other columns than path, caption, confidence; write to another file"),
-        ("out.csv", "notes", "out.csv has other columns than path, caption, confidence; write to another file"),
+        (
+            "out.jsonl",
+            '{"path": "a", "confidence": "x"}\n',
+            "out.jsonl line 1 is not a caption record; write to another file",
+        ),
+        ("out.csv", "image,text\n", f"out.csv has other columns than {COLUMNS}; write to another file"),
+        ("out.csv", "notes", f"out.csv has other columns than {COLUMNS}; write to another file"),
     ],
 )
 def test_what_is_no_output_file_is_left_alone(run, folder, name, content, message):
@@ -225,6 +310,16 @@ def test_sidecars(run, texts, folder):
     assert Path("a.bmp.txt").exists()
     assert Path("a.bmp.png.txt").exists()
     assert not Path("a.txt").exists()
+
+
+def test_a_file_and_sidecars_together_get_what_each_lacks(run, texts, folder):
+    assert run("a.png", "--output", "out.jsonl")[0] == 0
+    Path("b.txt").write_text("my own words")
+    assert run(".", "--output", "out.jsonl", "--sidecar")[0] == 0
+    assert {record["path"]: record["caption"] for record in records("out.jsonl")} == texts
+    assert len(records("out.jsonl")) == 3
+    assert Path("a.txt").read_text(encoding="utf-8") == texts["a.png"] + "\n"
+    assert Path("b.txt").read_text() == "my own words"
 
 
 def test_unreadable_images_are_named_and_the_others_captioned(run, texts, folder):
@@ -259,6 +354,37 @@ def test_only_unreadable_images(run, folder):
         (
             ["a.png", "--explain", "x.png", "--explain-layers", "7"],
             "the decoder has no layer 7; its 1 layers are 0 to 0",
+        ),
+        (["a.png", "--explain-layers", "0"], "--explain-layers 0: there is nothing to draw; give --explain too"),
+        (
+            ["a.png", "--log-probabilities", "--output", "out.csv"],
+            "--log-probabilities: only JSON has room for them; give --json or --output FILE.jsonl too",
+        ),
+        (
+            ["a.png", "--samples", "1", "--temperature", "1e-40"],
+            "decoding.temperature=1e-40 is not in [0.01, 100]; the default is 1.0",
+        ),
+        (
+            ["a.png", "--samples", "1", "--seed", "99999999999999999999999"],
+            "decoding.seed=99999999999999999999999 is too large; use 9223372036854775807 or less",
+        ),
+        (["a.png", "--length-penalty", "300"], "decoding.length_penalty=300.0 is too large; use 10 or less"),
+        (
+            ["a.png", "--temperature", "0.7"],
+            "decoding.temperature=0.7 has no effect on a search; set decoding.samples too, or drop it",
+        ),
+        (
+            ["a.png", "--samples", "3", "--beam-groups", "3"],
+            "decoding.beam_groups=3 has no effect on samples; drop it, or decoding.samples",
+        ),
+        (
+            ["a.png", "--min-length", "5", "--max-length", "5"],
+            "decoding.min_length=5 leaves no room in decoding.max_length=5, which counts the end token too; "
+            "use at most 4",
+        ),
+        (
+            ["a.png", "--prefix", "a red", "--banned-words", "red"],
+            "decoding.prefix 'a red' has 'red', which decoding.banned_words bans; drop one of them",
         ),
         (["a.png", "--candidates", "3", "--beams", "2"], "2 beams cannot give 3 candidates; use beams=3 or more"),
         (["a.png", "--batch-size", "few"], "--batch-size: invalid int value: 'few'; see caption --help"),

@@ -10,12 +10,12 @@ from PIL import Image
 import captioner
 
 OWN = """
-    api confidence errors export_folder export_reading export_writing hub progress
+    api confidence decoding_checks errors export_folder export_reading export_writing hub progress
     settings settings_checks settings_json
     commands commands.caption commands.caption_outputs commands.decoding_arguments commands.shell
     data data.images data.photo_names data.tokenizer data.training_images
-    decoding decoding.choosing decoding.generation decoding.hypotheses decoding.rules decoding.running
-    decoding.vocabulary
+    decoding decoding.choosing decoding.describe decoding.generation decoding.hypotheses decoding.requests
+    decoding.rules decoding.running decoding.vocabulary
     models models.captioner models.decoder models.encoder_files models.encoders models.image_processors
     models.packed_decoder models.packed_weights models.projections
 """

@@ -1,16 +1,21 @@
 """`captioner evaluate`."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from tiny_models import end_captions
 
+from captioner import Captioner
 from captioner.commands import evaluate, prepare, train
 from captioner.data import scenes
 from captioner.data.training_images import TrainingImages
+from captioner.models.packed_weights import choose_precision
 
 
 def test_the_scores_come_with_the_decoding_settings(export, capsys):
@@ -18,7 +23,7 @@ def test_the_scores_come_with_the_decoding_settings(export, capsys):
     captured = capsys.readouterr()
     first, *lines = captured.out.splitlines()
     assert first.startswith("test: 2 of the 3 images, photos test, greedy, ")
-    assert first.endswith(", 1 to 5 tokens")
+    assert re.search(r", 1 to 5 tokens, (fp32|bf16) on cpu$", first)
     values = {line.split()[0]: line.split()[1] for line in lines}
     assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr", "METEOR", "ECE"} <= values.keys()
     assert values["vocabulary"].isdecimal()
@@ -33,6 +38,7 @@ def test_a_file_of_scores_and_a_sheet_of_examples(trained, tmp_path, capsys):
     content = json.loads((tmp_path / "scores.json").read_text())
     assert content["split"] == "validation"
     assert content["decoding"]["beams"] == 2
+    assert (content["precision"], content["device"]) == (choose_precision("auto", torch.device("cpu")), "cpu")
     assert content["images"] == 2
     assert content["references"] == 4
     assert [image["image_id"] for image in content["per_image"]] == ["6.png", "7.png"]
@@ -42,6 +48,31 @@ def test_a_file_of_scores_and_a_sheet_of_examples(trained, tmp_path, capsys):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 100
+
+
+def test_what_the_maximum_length_cut_off_is_counted(workshop, trained, tmp_path, capsys):
+    assert evaluate.main([str(trained), "--max-length", "2", "--output", str(tmp_path / "cut.json")]) == 0
+    assert "  truncated       1.0000\n" in capsys.readouterr().out
+    content = json.loads((tmp_path / "cut.json").read_text())
+    assert content["truncated"] == 1.0
+    assert [image["truncated"] for image in content["per_image"]] == [True] * 3
+    assert [image["metrics"]["confidence"] for image in content["per_image"]] == [0.0] * 3
+    end_captions(Captioner.from_pretrained(trained)).save_pretrained(tmp_path / "whole")
+    words = ["--data", str(workshop.data / "photos"), "--output", str(tmp_path / "whole.json")]
+    assert evaluate.main([str(tmp_path / "whole"), *words]) == 0
+    assert "truncated" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "whole.json").read_text())["truncated"] == 0.0
+
+
+def test_the_precision_that_ran_is_told_once(export, tmp_path, capsys):
+    output = tmp_path / "scores.json"
+    words = ["--precision", "int8", "--metrics", "BLEU", "--update-card", "--output", str(output)]
+    copied = shutil.copytree(export, tmp_path / "export")
+    assert evaluate.main([str(copied), *words]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(", 1 to 6 tokens, int8 on cpu")
+    content = json.loads(output.read_text())
+    assert (content["decoding"]["precision"], content["precision"]) == ("int8", "int8")
+    assert "tokens, int8 on cpu" in (copied / "README.md").read_text()
 
 
 def test_images_of_the_training_are_refused(export, told, capsys):
@@ -100,7 +131,7 @@ def test_scenes_are_measured_by_their_objects(workshop, monkeypatch, capsys):
 
 def test_the_result_says_of_which_images_and_training_it_is(export, tmp_path):
     output = tmp_path / "scores.json"
-    words = ["--bootstrap-seed", "2", "--seed", "5", "--metrics", "CIDEr-D"]
+    words = ["--bootstrap-seed", "2", "--samples", "1", "--seed", "5", "--metrics", "CIDEr-D"]
     assert evaluate.main([str(export), "--output", str(output), *words]) == 0
     content = json.loads(output.read_text())
     assert content["set"] == "3 images, photos test"
@@ -134,17 +165,48 @@ def test_photos_of_the_training_are_refused_under_another_datasets_name(workshop
     assert evaluate.main([*words, "--split", "train"]) == 0
 
 
-def test_an_export_without_a_list_is_checked_against_its_dataset(workshop, export, tmp_path, told, capsys):
+@pytest.fixture
+def listless(export, tmp_path):
+    """Return an export without a list of its training images, which says that its dataset is called so."""
+
+    def make(dataset: str = "photos"):
+        bare = shutil.copytree(export, tmp_path / f"export of {dataset}")
+        (bare / "training_images.json").unlink()
+        config = json.loads((bare / "config.json").read_text())
+        config["settings"]["data"].update(name=dataset, folder=str(tmp_path / "nothing"))
+        (bare / "config.json").write_text(json.dumps(config))
+        return str(bare)
+
+    return make
+
+
+def test_an_export_without_a_list_is_checked_against_its_dataset(export, tmp_path, told):
     bare = shutil.copytree(export, tmp_path / "export")
     (bare / "training_images.json").unlink()
     assert evaluate.main([str(bare), "--split", "train"]) == 2
     assert "6 of the 6 images of split train were in the captioner's training" in told()
-    config = json.loads((bare / "config.json").read_text())
-    config["settings"]["data"]["name"] = "elsewhere"
-    (bare / "config.json").write_text(json.dumps(config))
-    data = str(workshop.data / "photos")
-    assert evaluate.main([str(bare), "--split", "train", "--data", data, "--metrics", "BLEU"]) == 0
-    assert "not checked whether it saw these" in capsys.readouterr().err
+
+
+def test_an_export_without_a_list_is_checked_against_its_dataset_elsewhere(workshop, listless, told, capsys):
+    words = [listless(), "--data", str(workshop.data / "photos"), "--metrics", "BLEU"]
+    assert evaluate.main([*words, "--split", "train"]) == 2
+    assert "6 of the 6 images of split train were in the captioner's training" in told()
+    assert evaluate.main(words) == 0
+    assert capsys.readouterr().out.startswith("test: 3 images, photos test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_nobody_can_know_the_training_saw_is_refused(workshop, listless, split, tmp_path, told):
+    words = [listless("elsewhere"), "--data", str(workshop.data / "photos"), "--split", split, "--metrics", "BLEU"]
+    assert evaluate.main(words) == 2
+    assert told() == (
+        "error: the export has no list of its training images, and its dataset elsewhere is not here: nobody knows "
+        f"whether it saw split {split} of photos; give --allow-overlap to evaluate on it all the same\n"
+    )
+    output = tmp_path / "scores.json"
+    assert evaluate.main([*words, "--allow-overlap", "--output", str(output)]) == 0
+    expected = "not checked: the export has no list of its training images"
+    assert json.loads(output.read_text())["training_overlap"] == expected
 
 
 def test_a_damaged_list_of_training_images_is_one_line(export, tmp_path, told):

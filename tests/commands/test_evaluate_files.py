@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -170,9 +171,42 @@ def test_two_results_are_compared(two_results, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("text", "names"),
+    [("bleu-4,cider-d", ["BLEU-4", "CIDEr-D"]), ("Bleu", ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"])],
+)
+def test_metrics_are_named_in_any_case(two_results, text, names, capsys):
+    capsys.readouterr()
+    assert compare.main([*two_results, "--metrics", text, "--shuffles", "100"]) == 0
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[2:-1]] == names
+
+
+def test_the_columns_add_up_for_a_score_that_is_no_mean(two_results, tmp_path, capsys):
+    """As METEOR's: the score of the set differs from the mean of the images'."""
+    for path, score in zip(two_results, (0.5, 0.9), strict=True):
+        content = json.loads(Path(path).read_text())
+        content["metrics"]["METEOR"] = score
+        content["metric_versions"]["METEOR"] = "x"
+        for image, value in zip(content["per_image"], (0.1, 0.2, 0.6), strict=True):
+            image["metrics"]["METEOR"] = value * score
+        Path(path).write_text(json.dumps(content))
+    capsys.readouterr()
+    assert compare.main([*two_results, "--metrics", "METEOR,ROUGE-L", "--shuffles", "200"]) == 0
+    *_, row, _, stars, note = capsys.readouterr().out.splitlines()
+    assert row.split()[:4] == ["METEOR", "0.5000", "0.9000", "+0.4000"]
+    low, high = (float(edge.strip("[],")) for edge in row.split()[4:6])
+    assert low < 0.4 < high
+    assert stars.startswith("* p <")
+    assert note == "METEOR of a set is no mean of its images': interval and p are those of the mean difference, moved"
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--metrics", "METEOR"], "--metrics METEOR: not in both files; they have BLEU-1, "),
+        (["--metrics", ","], "--metrics ,: names no metric; the files have BLEU-1, "),
+        (["--metrics", ""], "--metrics : names no metric; the files have BLEU-1, "),
+        (["--output", "no/comparison.json"], "no/comparison.json: there is no folder no; make it first"),
+        (["--output", "."], ".: is a folder; name a file in it"),
         (["--shuffles", "3"], "--shuffles 3: use 100 or more"),
         (["--seed", "-3"], "--seed -3: use 0 or more"),
     ],

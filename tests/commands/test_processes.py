@@ -132,6 +132,8 @@ def test_a_stream_that_was_shared_out_goes_on_with_as_many_processes_only(worksh
     done = launch(workshop.folder, settings, "tiny", "--trainer.run", "stream", "--trainer.max-steps", "6")
     assert done.returncode == 0, done.stderr
     assert "on 12 images in 4 webdataset shards" in done.stderr
+    counts = (workshop.data / "photos" / "streams" / "counts.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["samples"] for line in counts) == [2, 3, 3, 4]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["train/pairs"] for line in lines if "train/pairs" in line] == [8, 8, 6, 2, 8, 8]
     expected = read_losses(run)

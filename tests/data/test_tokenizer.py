@@ -135,6 +135,17 @@ def test_split_shows_the_part_behind_each_token(plain):
     assert "".join(parts).replace(" ", "") == "Aman'sdogjumpsoverthefence"
 
 
+def test_pieces_are_what_each_token_writes(plain):
+    ids = plain.encode("a zebra runs é")
+    pieces = plain.pieces([*ids, plain.end_id])
+    assert pieces[-1] == "<end>"
+    assert len(pieces) == len(ids) + 1
+    whole = "".join(pieces[:-1])
+    assert whole.startswith(" a zebra runs ")
+    assert "".join(plain.pieces(plain.encode("a zebra runs"))) == " a zebra runs"
+    assert len(plain.pieces(plain.encode("a zebra runs"))) >= 3
+
+
 def test_training_twice_gives_the_same_file_in_another_process(tmp_path, plain):
     plain.save(tmp_path / "tokenizer.json")
     script = (

@@ -19,13 +19,48 @@ TRAINED = ["1000268201_693b08cb0e.jpg", "17273391_55cfc7d3d4.jpg", "1.jpg", "par
         ("images/1000268201.jpg", "flickr:1000268201"),
         ("COCO_val2014_000000391895.jpg", "coco:391895"),
         ("000000391895.jpg", "coco:391895"),
-        ("36979.jpg", None),
+        ("667626_18933d713e.jpg", "flickr:667626"),
+        ("10002456.jpg", "flickr:10002456"),
         ("391895", None),
         ("beach_2021.jpg", None),
     ],
 )
 def test_a_photo_is_known_by_its_number(name, key):
     assert photo_key(name) == key
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IMG_20240101_123456.jpg",
+        "20240101_123456.jpg",
+        "20240101_235959.jpg",
+        "20240101_1234567.jpg",
+        "PXL_20240101_123456789.jpg",
+        "DSC_0001.jpg",
+        "20240101.jpg",
+        "20240101123456.jpg",
+        "202401011234.jpg",
+        "100001.jpg",
+        "36979.jpg",
+    ],
+)
+def test_names_that_cameras_and_counting_give_tell_of_no_photo(name):
+    assert photo_key(name) is None
+
+
+def test_a_number_alone_is_a_photos_in_a_dataset_of_flickr():
+    assert photo_key("667626.jpg", flickr=True) == "flickr:667626"
+    assert photo_key("20240101_123456.jpg", flickr=True) is None
+    trained = TrainingImages.of(["667626_18933d713e.jpg"], dataset="flickr8k", fingerprint="8k")
+    assert trained.shared(["667626.jpg"], dataset="Flickr30k", fingerprint="30k") == ["667626.jpg"]
+    assert trained.shared(["667626.jpg"], dataset="mine", fingerprint="m") == []
+
+
+@pytest.mark.parametrize("names", [("20240101_123456.jpg", "20240101_235959.jpg"), ("100001.jpg", "100001.jpg")])
+def test_own_photos_are_not_those_of_another_training(names):
+    trained = TrainingImages.of(names[:1], dataset="holiday", fingerprint="h")
+    assert trained.shared(names[1:], dataset="party", fingerprint="p") == []
 
 
 def test_photos_that_two_datasets_share_are_found_by_their_number():

@@ -88,7 +88,7 @@ def test_one_image_against_itself_warns_once(caplog):
     assert scores.corpus == {"CIDEr-D": 0.0, "CIDEr": 0.0}
     assert [record.getMessage() for record in caplog.records] == [
         "one image weighed by its own references: every CIDEr is 0; score more images, or give document frequencies "
-        "of others"
+        "of others (--document-frequencies)"
     ]
 
 

@@ -3,40 +3,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
+from tiny_clip import write_clip
 
 from captioner.errors import ConfigError
 from captioner.evaluation.clip_score import DualEncoder, clip_score, ref_clip_score, score_captions_with_images
 
-TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A tiny CLIP with random weights, saved as any CLIP of transformers is."""
-    folder = tmp_path_factory.mktemp("clip")
-    words = ["<pad>", "<end>", "<unknown>", "a", "photo", "depicts", "red", "dog", "blue", "cat"]
-    words = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unknown>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>"
-    ).save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size=size, crop_size=size).save_pretrained(folder)
-    torch.manual_seed(0)
-    text = {"vocab_size": len(words), "max_position_embeddings": 12, "bos_token_id": 1, "eos_token_id": 1}
-    config = CLIPConfig(
-        text_config={**TOWER, **text},
-        vision_config={**TOWER, "image_size": 32, "patch_size": 16},
-        projection_dim=8,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    return folder
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_clip_score_by_hand():
@@ -72,9 +48,10 @@ def test_scores_are_those_of_the_embeddings(clip_folder, tmp_path):
         paths.append(tmp_path / f"{colour}.png")
         Image.new("RGB", (32, 32), colour).save(paths[-1])
     captions, references = ["red dog", "blue cat"], [["a red dog", "dog"], ["red dog"]]
-    scores = score_captions_with_images(encoder, paths, captions, references)
+    corpus, scores = score_captions_with_images(encoder, paths, captions, references)
     images, texts = encoder.embed_images(paths), encoder.embed_texts(captions)
     assert scores["CLIPScore"] == pytest.approx(clip_score(images, texts))
+    assert corpus == pytest.approx({name: sum(values) / 2 for name, values in scores.items()})
     groups = [encoder.embed_texts(group) for group in references]
     assert scores["RefCLIPScore"] == pytest.approx(ref_clip_score(images, texts, groups))
     assert Counter(map(len, scores.values())) == {2: 2}

@@ -123,7 +123,23 @@ def test_images_have_one_fingerprint_in_any_order_and_under_either_name():
     names = ["1000268201_693b08cb0e.jpg", "17273391_55cfc7d3d4.jpg"]
     assert fingerprint_ids(names) == fingerprint_ids(["17273391.jpg", "1000268201.jpg"])
     assert fingerprint_ids(names) != fingerprint_ids(names[:1])
+    assert fingerprint_ids(["667626_18933d713e.jpg"]) == fingerprint_ids(["667626.jpg"]) == fingerprint_ids(["667626"])
     assert fingerprint_ids(["a.jpg", "b.jpg"]) != fingerprint_ids(["a.jpg", "c.jpg"])
+
+
+def test_photos_of_one_day_are_different_images():
+    one, other = "20240101_123456.jpg", "20240101_235959.jpg"
+    assert fingerprint_ids([one]) != fingerprint_ids([other])
+    texts = [["a dog"]]
+    assert fingerprint_references(ReferenceSet("x", "", [one], texts)) != fingerprint_references(
+        ReferenceSet("x", "", [other], texts)
+    )
+
+
+def test_references_of_photos_under_other_names_are_the_same():
+    texts = [["a dog"]]
+    names = ["1000268201_693b08cb0e.jpg", "1000268201.jpg", "1000268201"]
+    assert len({fingerprint_references(ReferenceSet("x", "", [name], texts)) for name in names}) == 1
 
 
 def test_references_have_one_fingerprint_in_any_order():

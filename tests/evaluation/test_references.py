@@ -1,3 +1,5 @@
+import json
+
 import datasets
 import pytest
 from caption_files import PHOTOS, file_name, write_coco, write_json, write_karpathy
@@ -19,6 +21,20 @@ def test_coco_annotations_without_a_list_of_images(tmp_path):
     annotations = [{"image_id": 7, "caption": "a dog"}, {"image_id": 7, "caption": "one dog"}]
     found = read_references(write_json(tmp_path / "a.json", {"annotations": annotations}))
     assert (found.image_ids, found.captions) == (["7"], [["a dog", "one dog"]])
+
+
+def test_coco_annotations_have_no_split_to_choose(tmp_path):
+    path = write_coco(tmp_path / "captions_val2014.json")
+    with pytest.raises(DataError, match=r"2014.json: COCO annotations are one set, without splits; leave out --split"):
+        read_references(path, "test")
+
+
+def test_an_image_that_coco_annotations_list_twice_is_refused(tmp_path):
+    path = write_coco(tmp_path / "a.json")
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 391895, "file_name": "another.jpg"})
+    with pytest.raises(DataError, match=r"a.json: 1 image \(391895\) in it more than once$"):
+        read_references(write_json(path, content))
 
 
 def test_a_karpathy_json_is_read_by_split(tmp_path):

@@ -5,9 +5,11 @@ import pytest
 from caption_files import CAPTIONS, PHOTOS, file_name, write_json
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from pycocoevalcap.cider.cider import Cider
+from tiny_meteor import write_meteor
 
 from captioner.errors import DataError
 from captioner.evaluation import ptb, results
+from captioner.evaluation.meteor import scoring as meteor
 from captioner.evaluation.model_index import model_index
 from captioner.evaluation.protocol import describe_set
 from captioner.evaluation.references import ReferenceSet
@@ -99,6 +101,26 @@ def test_comparing_pairs_the_images_whatever_their_order(tmp_path):
         expected = better.metrics[name] - evaluate().metrics[name]
         assert difference.value == pytest.approx(expected, abs=1e-9), name
     assert list(found) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr"]
+
+
+def test_meteor_of_the_sets_is_compared(tmp_path, monkeypatch):
+    folder = write_meteor(tmp_path)
+    monkeypatch.setattr(meteor, "find_bundled_file", lambda name, metric: folder / name)
+    results = [evaluate(metrics=("METEOR",)), evaluate(["a man on a cake", *THEIRS[1:]], metrics=("METEOR",))]
+    files = [write(tmp_path / f"{number}.json", one) for number, one in enumerate(results)]
+    scores = [one.metrics["METEOR"] for one in results]
+    found = compare_results(*map(read_result, files), shuffles=200)["METEOR"]
+    assert found.value == pytest.approx(scores[1] - scores[0], abs=1e-12)
+    assert not found.of_images
+    assert results[0].intervals["METEOR"][0] <= scores[0] <= results[0].intervals["METEOR"][1]
+    # A file without the counts is compared by its images.
+    content = json.loads(files[0].read_text())
+    for image in content["per_image"]:
+        del image["meteor_counts"]
+    older = read_result(write_json(tmp_path / "older.json", content))
+    found = compare_results(older, read_result(files[1]), shuffles=200)["METEOR"]
+    assert found.value == pytest.approx(scores[1] - scores[0], abs=1e-12)
+    assert found.of_images
 
 
 def test_only_common_metrics_are_compared(tmp_path):

@@ -4,6 +4,7 @@ import numpy
 import pytest
 
 from captioner.evaluation import bleu, significance
+from captioner.evaluation.meteor import scoring as meteor
 from captioner.evaluation.significance import ImageScores, bootstrap_intervals, compare_scores
 
 
@@ -82,6 +83,39 @@ def test_p_of_bleu_is_near_that_of_all_swaps():
     found = compare_scores(first, second, shuffles=20_000, seed=0)
     assert [one.value for one in found.values()] == pytest.approx(observed.tolist())
     assert [one.p for one in found.values()] == pytest.approx(exact.tolist(), abs=0.015)
+
+
+def make_meteor_rows(seed, *, images):
+    generator = numpy.random.default_rng(seed)
+    sides = [generator.integers(0, 3, (images, 8)) for _ in range(2)]
+    for side in sides:
+        function = side[:, 4:].sum(axis=1)
+        lengths = side.sum(axis=1) + generator.integers(1, 3, images)
+        yield numpy.concatenate([lengths[:, None], function[:, None], side], axis=1)
+    yield generator.integers(1, 3, (images, 1))
+
+
+def test_meteor_of_a_set_is_resampled_and_no_mean_of_its_images():
+    first, second = (
+        ImageScores({}, [], numpy.concatenate(list(make_meteor_rows(seed, images=8)), axis=1).tolist())
+        for seed in (0, 9)
+    )
+    one, other = numpy.array(first.meteor_counts), numpy.array(second.meteor_counts)
+
+    def difference(swapped):
+        mask = numpy.array(swapped)[:, None]
+        sums = (numpy.where(mask, *pair).sum(axis=0) for pair in ((one, other), (other, one)))
+        return numpy.subtract(*map(meteor.score_row, sums))
+
+    observed = difference([False] * 8)
+    ways = numpy.array([difference(swapped) for swapped in itertools.product([False, True], repeat=8)])
+    exact = (abs(ways) >= abs(observed) - 1e-9).mean()
+    found = compare_scores(first, second, shuffles=2000, seed=0)
+    assert list(found) == ["METEOR"]
+    assert abs(found["METEOR"].value) == pytest.approx(abs(observed), abs=1e-12)
+    assert found["METEOR"].p == pytest.approx(exact, abs=0.05)
+    low, high = bootstrap_intervals(first, samples=300)["METEOR"]
+    assert low < meteor.score_row(one.sum(axis=0)) < high
 
 
 def test_a_clear_difference_is_found_and_chance_is_not():

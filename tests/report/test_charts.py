@@ -41,7 +41,7 @@ def test_a_curve_falls_where_its_values_fall():
     assert "loss &lt;&amp;&gt;" in draw_svg(CHART)
 
 
-@pytest.mark.parametrize("points", [[(5, 1.0)], [(0, 2.0), (9, 2.0)], [(0, 0.0), (9, 0.0)]])
+@pytest.mark.parametrize("points", [[(5, 1.0)], [(0, 2.0), (9, 2.0)], [(0, 0.0), (9, 5e-324)], [(0, 7.0), (9, 7.0)]])
 def test_a_single_point_and_a_flat_curve_are_drawn(points):
     ((first, *_), *_) = curves(Chart("flat", [Line("flat", points)]))
     assert all(0 < value < 640 for value in first)

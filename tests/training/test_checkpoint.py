@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from captioner import whole_writes
 from captioner.errors import CheckpointError
-from captioner.training import checkpoint, states, whole_writes
+from captioner.training import checkpoint, states
 
 FILES = (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.AVERAGE, checkpoint.STATE)
 

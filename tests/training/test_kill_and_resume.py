@@ -21,10 +21,11 @@ from tiny_models import TINY_ENCODERS
 from tiny_shards import write_shards
 from tiny_workshop import Workshop, without_meteor, write_photos
 
+from captioner import whole_writes
 from captioner.commands import prepare, train
 from captioner.run_folder import read_settings
 from captioner.settings import Settings
-from captioner.training import checkpoint, whole_writes
+from captioner.training import checkpoint
 
 NAME = "run"
 LINES = 18  # every form writes at least ten more to its metrics.jsonl

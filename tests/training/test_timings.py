@@ -25,7 +25,7 @@ def clock(monkeypatch):
 
 
 def test_every_second_belongs_to_one_activity(tmp_path, clock):
-    watch = Stopwatch()
+    watch = Stopwatch("training")
     clock.now += 5
     with watch.during("validation"):
         clock.now += 2
@@ -42,7 +42,7 @@ def test_every_second_belongs_to_one_activity(tmp_path, clock):
 
 
 def test_an_activity_that_fails_ends(tmp_path, clock):
-    watch = Stopwatch()
+    watch = Stopwatch("training")
 
     def validate():
         clock.now += 2
@@ -68,7 +68,7 @@ def test_only_seconds_count(tmp_path):
 
 
 def test_a_full_disk_loses_no_time(tmp_path, clock, monkeypatch, caplog):
-    watch = Stopwatch()
+    watch = Stopwatch("training")
     clock.now += 5
 
     def fill_disk(*words, **options):
@@ -85,5 +85,5 @@ def test_a_full_disk_loses_no_time(tmp_path, clock, monkeypatch, caplog):
 
 def test_a_run_tells_where_its_time_went(whole_run):
     seconds = read_timings(whole_run.folder)
-    assert seconds.keys() == {"training", "waiting", "validation", "export", "checkpoint"}
+    assert seconds.keys() == {"preparation", "training", "waiting", "validation", "export", "checkpoint"}
     assert min(seconds["training"], seconds["validation"], seconds["checkpoint"]) > 0

@@ -17,21 +17,32 @@ ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 """Of exact, stem, synonym and paraphrase matches."""
 
+COLUMNS = 2 * (2 + 2 * len(MODULE_WEIGHTS)) + 1
+"""Numbers of a row of ``Statistics``."""
+
 _NO_MATCHES = (0,) * len(MODULE_WEIGHTS)
 
 
 class Side(NamedTuple):
     """One side of an alignment, the test caption or the reference, in numbers of words."""
 
-    length: int
-    function_words: int
-    content_matches: tuple[int, ...] = _NO_MATCHES
+    length: float
+    function_words: float
+    content_matches: tuple[float, ...] = _NO_MATCHES
     """Of each module."""
-    function_matches: tuple[int, ...] = _NO_MATCHES
+    function_matches: tuple[float, ...] = _NO_MATCHES
 
     @property
-    def matches(self) -> int:
+    def matches(self) -> float:
         return sum(self.content_matches) + sum(self.function_matches)
+
+    def to_row(self) -> list[int]:
+        return [self.length, self.function_words, *self.content_matches, *self.function_matches]
+
+    @classmethod
+    def from_row(cls, row: Sequence[float]) -> "Side":
+        modules = len(MODULE_WEIGHTS)
+        return cls(row[0], row[1], tuple(row[2 : 2 + modules]), tuple(row[2 + modules :]))
 
     def weigh_length(self) -> float:
         return DELTA * (self.length - self.function_words) + (1.0 - DELTA) * self.function_words
@@ -53,13 +64,17 @@ class Statistics(NamedTuple):
 
     test: Side
     reference: Side
-    chunks: int
+    chunks: float
 
     @property
     def is_whole(self) -> bool:
         """Whether every word matches, in one chunk."""
         unmatched = (self.test.length - self.test.matches) + (self.reference.length - self.reference.matches)
         return unmatched == 0 and self.chunks == 1
+
+    def to_row(self) -> list[int]:
+        """Return ``COLUMNS`` numbers; the sum over images is the row of the set."""
+        return [*self.test.to_row(), *self.reference.to_row(), 0 if self.is_whole else self.chunks]
 
     def score(self) -> float:
         """Return the harmonic mean of precision and recall, less the penalty for fragments."""
@@ -80,6 +95,12 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
     references: the tokenized reference captions of each image.
     Raises MetricUnavailableError where METEOR's data, which come with pycocoevalcap, or its stemmer are missing.
     """
+    statistics = count(predictions, references)
+    return add_up(statistics).score(), [item.score() for item in statistics]
+
+
+def count(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[Statistics]:
+    """Return the statistics of each image, of the reference that scores best; arguments and errors as of ``score``."""
     jar = find_bundled_file("meteor/meteor-1.5.jar", "METEOR")
     table = find_bundled_file("meteor/data/paraphrase-en.gz", "METEOR")
     dictionary = load_dictionary(jar)
@@ -91,11 +112,16 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
     captions = sorted(set(words.values()))
     matcher = Matcher(dictionary, read_paraphrases(table, captions), {word for caption in captions for word in caption})
     prepare = lru_cache(maxsize=10_000)(lambda text: matcher.prepare(words[text]))
-    statistics = [
+    return [
         _choose_best(matcher, prepare(prediction), map(prepare, group))
         for prediction, group in zip(predictions, references, strict=True)
     ]
-    return add_up(statistics).score(), [item.score() for item in statistics]
+
+
+def score_row(row: Sequence[float]) -> float:
+    """Return METEOR of a row of statistics, or of the sum of several images' rows."""
+    half = COLUMNS // 2
+    return Statistics(Side.from_row(row[:half]), Side.from_row(row[half:-1]), row[-1]).score()
 
 
 def compare(matcher: Matcher, test: Sentence, reference: Sentence) -> Statistics:

@@ -67,6 +67,20 @@ def test_the_set_is_scored_by_the_sum_of_the_best_references(tiny):
     assert whole == pytest.approx(penalize(1 / (0.15 / (3 / 4) + 0.85 / (3 / 3)), 1, 3), abs=1e-15)
 
 
+def test_rows_add_up_to_the_score_of_any_set(tiny):
+    """The rows that are resampled against statistics that are added up."""
+    predictions = ["dog runs", "sofa runs", "a dog sits", "cat"]
+    references = [["cat", "dog runs"], ["cat sofa sits", "runs"], ["the hound sits"], ["dog"]]
+    statistics = scoring.count(predictions, references)
+    rows = [one.to_row() for one in statistics]
+    assert {len(row) for row in rows} == {scoring.COLUMNS}
+    for drawn in ([0], [1], [3], [0, 0], [0, 1, 2, 3], [2, 2, 1], [3, 3]):
+        sums = [sum(column) for column in zip(*(rows[image] for image in drawn), strict=True)]
+        expected = add_up([statistics[image] for image in drawn]).score()
+        assert scoring.score_row(sums) == pytest.approx(expected, abs=1e-15)
+    assert [scoring.score_row(row) for row in rows] == pytest.approx(score(predictions, references)[1], abs=1e-15)
+
+
 def test_of_equal_references_the_first_counts():
     side = Side(2, 0, (1, 0, 0, 0))
     first = Statistics(side, Side(2, 0, (1, 0, 0, 0)), 1)

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from captioner import whole_writes
 from captioner.errors import CheckpointError
-from captioner.training import whole_writes
 
 
 @pytest.fixture
