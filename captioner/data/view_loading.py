@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -142,7 +143,7 @@ def _load_in_processes(source: _Views, batches: Sequence[range], *, workers: int
         num_workers=workers,
         prefetch_factor=BATCHES_OF_A_WORKER,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=_depend_on_parent,
         multiprocessing_context=_start_method(source),
         generator=torch.Generator(),  # torch's own would draw from the numbers that training draws from
     )
@@ -171,9 +172,15 @@ def _next(coming: Iterator[Tensor | Exception]) -> Tensor | Exception:
         )
 
 
-def _leave_interrupts(worker: int) -> None:
-    """Leave Ctrl-C to the process that started this one, which then ends it."""
+def _depend_on_parent(worker: int) -> None:
+    """Leave Ctrl-C to the process that started this one, and end with it, also where it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _follow(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _start_method(source: _Views) -> multiprocessing.context.BaseContext:
