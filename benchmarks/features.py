@@ -1,9 +1,10 @@
 """The feature cache, how fast it is built and how little memory it takes: ``python -m benchmarks.features``.
 
 Building (read, decode, encode, check, write) and the encoder alone on pixels that are there already take turns, on the
-same number of images, with the same batch and threads; beside them the loader of images alone, with one thread and with
-more. Then an epoch over the cache of 30,000 images is read, and some
-of its batches are trained on, in a process of its own whose peak of resident memory is told.
+same number of images, with the same batch and threads. Images are decoded in threads, and in so many worker processes;
+their start counts, so a GPU needs some thousands of images. Beside them the loader of images alone, with one thread and
+with more. Then an epoch over the cache of 30,000 images is read, and some of its batches are trained on, in a process
+of its own whose peak of resident memory is told.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import DatasetDict
@@ -23,17 +25,15 @@ from benchmarks.large_cache import train_on_many
 from benchmarks.roofline import describe_machine, measure_ceilings
 from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
 from benchmarks.turns import Contestant
-from captioner.build import BATCHES_AHEAD_OF_GPU, feature_recipe, frozen_encode
+from captioner.build import ENCODED_IMAGES, feature_recipe, frozen_encode, loading_options
 from captioner.data.encoded_images import EncodedImages
 from captioner.data.features import build_features
-from captioner.data.image_views import ViewLoader
 from captioner.data.images import open_image
+from captioner.data.view_loading import ViewLoader
 from captioner.models.encoders import load_encoder
 from captioner.models.image_processors import load_processor
 from captioner.resources import TRAIN, Resources
 from captioner.settings import Settings
-
-BATCH = 64  # what build_features takes by default
 
 
 @dataclass
@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--encoder", metavar="FOLDER", help="a vision model (default: random weights in the shape of ViT-B/32)")
     add("--images", type=int, default=256, help="images of a turn")
     add("--rounds", type=int, default=3)
+    add(
+        "--workers",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="processes that decode, 0: threads (default: 0 and what is used)",
+    )
     add("--open-threads", type=int, nargs="+", metavar="N", help="threads of the loader alone (default: 1 and all)")
     add("--memory-images", type=int, default=30_000, help="images of the large cache; 0: leave it out")
     add("--batch-images", type=int, default=32, help="images of a training batch on the large cache")
@@ -97,49 +104,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         content["encoder"] = options.encoder or describe_encoder(work)
         print("\n".join(f"{name}: {value}" for name, value in content.items()))
         threads = options.open_threads or sorted({1, torch.get_num_threads()})
-        build, forward = measure(settings, resources, folder=Path(folder), rounds=options.rounds)
+        workers = options.workers or sorted({0, loading_options(settings, resources.processor)["workers"]})
+        builds, forward = measure(settings, resources, workers, folder=Path(folder), rounds=options.rounds)
         opened = measure_opening(resources, threads, rounds=options.rounds)
-        content["speed"] = report_speed(build, forward) | {"opening": report_opening(opened)}
+        content["speed"] = report_speed(builds, forward) | {"opening": report_opening(opened)}
         if options.memory_images:
             content["memory"] = measure_memory(work, options.memory_images)
     write_figures(options, content)
     return 0
 
 
-def measure(settings: Settings, resources: Resources, *, folder: Path, rounds: int) -> tuple[Speed, Speed]:
-    """Building and the encoder alone; each round builds another cache."""
+def measure(
+    settings: Settings, resources: Resources, workers: Sequence[int], *, folder: Path, rounds: int
+) -> tuple[dict[int, Speed], Speed]:
+    """Building with so many worker processes each, and the encoder alone; each build makes another cache."""
     dataset = DatasetDict({TRAIN: resources.dataset[TRAIN]})
     images, count = EncodedImages(dataset[TRAIN]), len(dataset[TRAIN])
     encode, recipe = frozen_encode(settings, resources.encoder), feature_recipe(settings, resources)
-    ahead = BATCHES_AHEAD_OF_GPU if settings.trainer.device == "cuda" else 0
+    loading = loading_options(settings, resources.processor)
 
-    def build_all(number: int) -> None:
-        anew = replace(recipe, dataset=f"round {number}")
-        build_features(dataset, folder, anew, encode=encode, process=resources.processor, splits=(TRAIN,), ahead=ahead)
+    def build_all(number: int, name: object, split: DatasetDict = dataset) -> None:
+        anew, options = replace(recipe, dataset=f"{number} workers, {name}"), {**loading, "workers": number}
+        build_features(split, folder, anew, encode=encode, process=resources.processor, splits=(TRAIN,), **options)
 
     def encode_all() -> None:
-        for first in range(0, count, BATCH):
-            encode(pixels[: min(BATCH, count - first)])
+        for first in range(0, count, ENCODED_IMAGES):
+            encode(pixels[: min(ENCODED_IMAGES, count - first)])
 
-    pixels = resources.processor([open_image(images[row]) for row in range(min(BATCH, count))])
+    pixels = resources.processor([open_image(images[row]) for row in range(min(ENCODED_IMAGES, count))])
     encode(pixels)
-    build, forward = Speed(), Speed()
-    for number in range(rounds):
-        turns = [(build, functools.partial(build_all, number)), (forward, encode_all)]
-        for speed, turn in turns if number % 2 else turns[::-1]:
-            speed.add(count, turn)
-    return build, forward
+    few = DatasetDict({TRAIN: dataset[TRAIN].select(range(1))})
+    for number in workers:
+        build_all(number, "to begin with", few)  # the first processes of all import what they need
+    builds, forward = {number: Speed() for number in workers}, Speed()
+    for turn in range(rounds):
+        turns = [(speed, functools.partial(build_all, number, turn)) for number, speed in builds.items()]
+        turns.append((forward, encode_all))
+        for speed, work in turns if turn % 2 else turns[::-1]:
+            speed.add(count, work)
+    return builds, forward
 
 
 def measure_opening(resources: Resources, threads: Sequence[int], *, rounds: int) -> dict[int, Speed]:
     """The cache's loader without an encoder: opening images and making pixels of them, with so many threads in turn."""
     rows = resources.dataset[TRAIN]
     images, names = EncodedImages(rows), list(rows["image_id"])
-    batches = [range(first, min(first + BATCH, len(names))) for first in range(0, len(names), BATCH)]
+    starts = range(0, len(names), ENCODED_IMAGES)
+    batches = [range(first, min(first + ENCODED_IMAGES, len(names))) for first in starts]
     speeds, before = {number: Speed() for number in threads}, torch.get_num_threads()
 
     def open_all(loader: ViewLoader) -> None:
-        for _ in loader.load(lambda row: (names[row], images[row]), batches, views=1):
+        for _ in loader.load(names, images, batches, views=1):
             pass
 
     try:
@@ -152,16 +167,16 @@ def measure_opening(resources: Resources, threads: Sequence[int], *, rounds: int
     return speeds
 
 
-def report_speed(build: Speed, forward: Speed) -> dict[str, float]:
+def report_speed(builds: dict[int, Speed], forward: Speed) -> dict[str, Any]:
     """Print the rates and return them."""
-    share = build.rate / forward.rate
     print(f"\n{'encoder alone':<40} {forward.rate:8.1f} images/s")
-    print(f"{'building the cache':<40} {build.rate:8.1f} images/s, {share:.1%} of the encoder alone", flush=True)
-    return {
-        "forward_images_per_second": forward.rate,
-        "build_images_per_second": build.rate,
-        "build_share_of_forward": share,
-    }
+    found = []
+    for workers, build in builds.items():
+        title = f"building the cache, {f'{workers} worker process' + 'es' * (workers > 1) if workers else 'threads'}"
+        share = build.rate / forward.rate
+        print(f"{title:<40} {build.rate:8.1f} images/s, {share:.1%} of the encoder alone", flush=True)
+        found.append({"workers": workers, "images_per_second": build.rate, "share_of_forward": share})
+    return {"forward_images_per_second": forward.rate, "builds": found}
 
 
 def report_opening(speeds: dict[int, Speed]) -> list[dict[str, float]]:

@@ -16,6 +16,7 @@ from captioner.data.features import FeatureCache, FeatureRecipe, build_features
 from captioner.data.images import open_image
 from captioner.data.streaming import StreamBatches
 from captioner.data.tokenizer import CaptionTokenizer
+from captioner.data.view_loading import count_workers
 from captioner.errors import DataError
 from captioner.models.captioner import build_model
 from captioner.models.encoders import ImageEncoder, encoder_fingerprint
@@ -26,6 +27,8 @@ from captioner.settings import Settings
 from captioner.tasks.captioning import SAMPLES, CaptioningTask
 
 BATCHES_AHEAD_OF_GPU = 2
+ENCODED_IMAGES = 64
+"""Images of a batch that the frozen encoder encodes for the feature cache."""
 ENCODED_TOGETHER = 8192
 """Captions tokenized at once: the tokenizer keeps a kilobyte or two of each until all are done."""
 SAMPLE_SIZE = 384  # longest side in pixels
@@ -154,7 +157,7 @@ def frozen_encode(settings: Settings, encoder: ImageEncoder) -> Callable[[Tensor
     fast = fast_encode(encoder)
 
     def encode(pixels: Tensor) -> Tensor:
-        return fast(pixels.to(device)).cpu()
+        return fast(pixels.to(device, non_blocking=True)).cpu()  # at once where the pixels are pinned
 
     return encode
 
@@ -182,8 +185,16 @@ def open_features(settings: Settings, resources: Resources, splits: Sequence[str
         encode=frozen_encode(settings, resources.encoder),
         process=resources.processor,
         splits=splits,
-        ahead=BATCHES_AHEAD_OF_GPU if _encodes_on_gpu(settings) else 0,
+        **loading_options(settings, resources.processor),
     )
+
+
+def loading_options(settings: Settings, processor: ImageProcessor) -> dict[str, int]:
+    """How ``build_features`` loads images: ahead of a GPU, in processes where there are the cores for it."""
+    if not _encodes_on_gpu(settings):
+        return {"batch_size": ENCODED_IMAGES, "ahead": 0, "workers": 0}
+    batch_bytes = ENCODED_IMAGES * 3 * processor.image_size**2 * 4
+    return {"batch_size": ENCODED_IMAGES, "ahead": BATCHES_AHEAD_OF_GPU, "workers": count_workers(batch_bytes)}
 
 
 def feature_loader(cache: FeatureCache, split: str) -> ImageLoader:

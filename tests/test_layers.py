@@ -20,7 +20,7 @@ STAIRCASE = """
     data/inspection data/dataset_writer data/prepared
     data/photo_names data/training_images
     data/tokenizer data/dataset_tokenizer
-    data/image_views data/feature_shards data/features
+    data/image_views data/view_loading data/feature_shards data/features
     data/batches data/shard_files data/shards data/streaming data/device_batches
 
     models/encoder_files models/image_processors models/encoders models/fast_encoding

@@ -14,6 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from captioner.data.shard_files import FEW
 from captioner.data.streaming import READERS
+from captioner.data.view_loading import MOST_WORKERS
 from captioner.models import decoder
 from captioner.models.captioner import build_model
 from captioner.presets import PRESETS
@@ -123,6 +124,9 @@ def test_the_assumptions_are_those_that_are_reckoned_with(text, rows):
     assert f"more than {FEW} files by all" in text
     assert (READERS, "with its four reading threads" in text) == (4, True)
     assert f"takes about {JPEG / 1e3:.0f} kB" in text
+    assert f"a decoding process a core, up to {MOST_WORKERS}," in text
+    [(rate, cores, seconds)] = re.findall(r"at (\d+) images a second each, (\d+) cores open .* in (\d+) seconds", text)
+    agree([seconds], [IMAGES["COCO"] / (int(rate) * int(cores))])
     assert rows["images, captions each"] == ["113,287, 5", "10 M, 1", "400 M, 1"]
     assert rows["GPUs"] == [str(number) for number in GPUS]
     assert rows["epochs that make sense"] == ["10 to 20", "3 to 5", "1"]

@@ -4,6 +4,7 @@
 ``features`` [views, rows, patches, width].
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from captioner.data.feature_shards import (
     write_atomically,
     write_shard,
 )
-from captioner.data.image_views import ViewLoader
+from captioner.data.view_loading import ViewLoader
 from captioner.errors import DataError
 from captioner.progress import Progress
 
@@ -158,6 +159,7 @@ def build_features(
     splits: Sequence[str],
     batch_size: int = 64,
     ahead: int = 0,
+    workers: int = 0,
 ) -> FeatureCache:
     """Encode the images of some splits, except those whose features are there already, and open the cache.
 
@@ -171,18 +173,20 @@ def build_features(
         process: RGB images -> pixels.
         splits: names of the splits to encode.
         batch_size: images encoded at once, each view counted.
-        ahead: batches that are opened and processed while others are encoded: some where a GPU encodes; none where the
+        ahead: batches that threads open and process while others are encoded: some where a GPU encodes; none where the
             encoder itself takes all of the processor, and would wait at every turn for a thread that shares it.
+        workers: processes that do so in place of threads, for a GPU; ``process`` must then be one that can be pickled,
+            and a script of your own needs its ``if __name__ == "__main__":``.
 
-    Raises ImageError if an image cannot be read; DataError if features overflow the number type, the disk is full, or
-    what is there already is torn or of another recipe.
+    Raises ImageError if an image cannot be read; DataError if features overflow the number type, the disk is full, a
+    worker process ended, or what is there already is torn or of another recipe.
     """
     home = Path(folder) / recipe.fingerprint
     index = _read_index(home, recipe)
     missing = [split for split in splits if split not in index["splits"]]
     if missing:
         home.mkdir(parents=True, exist_ok=True)
-        loader = ViewLoader(process, ahead=ahead)
+        loader = ViewLoader(process, ahead=ahead, workers=workers)
         total = sum(len(dataset[split]) for split in missing)
         with Progress("image features", total=total, unit="images") as progress:
             builder = _Builder(home, recipe, encode=encode, loader=loader, batch_size=batch_size, progress=progress)
@@ -248,18 +252,19 @@ class _Builder:
         images = EncodedImages(dataset[split])
         images_at_once = max(1, self.batch_size // views)
         batches = [(number, rows, batch) for number, rows in shards for batch in _cut(rows, images_at_once)]
-        loaded = self.loader.load(lambda row: (names[row], images[row]), [batch for *_, batch in batches], views=views)
+        loading = self.loader.load(names, images, [batch for *_, batch in batches], views=views)
         features: Tensor | None = None  # of the shard that is being filled [views, rows, patches, width]
-        for (number, rows, batch), pixels in zip(batches, loaded, strict=True):
-            tokens = self.encode(pixels).cpu().unflatten(0, (len(batch), views))  # [images, views, patches, width]
-            self._check_finite(tokens, [names[row] for row in batch])
-            if features is None:
-                features = torch.empty(views, len(rows), *tokens.shape[2:], dtype=self.dtype)
-            features[:, batch[0] - rows[0] : batch[-1] - rows[0] + 1] = tokens.transpose(0, 1)
-            self.progress.advance(len(batch))
-            if batch[-1] == rows[-1]:
-                yield number, features
-                features = None
+        with contextlib.closing(loading) as loaded:
+            for (number, rows, batch), pixels in zip(batches, loaded, strict=True):
+                tokens = self.encode(pixels).cpu().unflatten(0, (len(batch), views))  # [images, views, patches, width]
+                self._check_finite(tokens, [names[row] for row in batch])
+                if features is None:
+                    features = torch.empty(views, len(rows), *tokens.shape[2:], dtype=self.dtype)
+                features[:, batch[0] - rows[0] : batch[-1] - rows[0] + 1] = tokens.transpose(0, 1)
+                self.progress.advance(len(batch))
+                if batch[-1] == rows[-1]:
+                    yield number, features
+                    features = None
 
     def _check_finite(self, tokens: Tensor, names: Sequence[str]) -> None:
         """Raise DataError if the stored number type cannot hold the tokens; one pass where it can."""

@@ -13,13 +13,29 @@ from captioner.resources import TRAIN
 def test_speed_and_memory_are_told(tmp_path, capsys):
     output = tmp_path / "figures.json"
     before = torch.get_num_threads()
-    words = ["--tiny", "--images", "6", "--rounds", "2", "--open-threads", "1", "2", "--memory-images", "40"]
+    words = [
+        "--workers",
+        "0",
+        "1",
+        "--tiny",
+        "--images",
+        "6",
+        "--rounds",
+        "2",
+        "--open-threads",
+        "1",
+        "2",
+        "--memory-images",
+        "40",
+    ]
     assert main([*words, "--batch-images", "2", "--output", str(output)]) == 0
     content = json.loads(output.read_text())
     speed, memory = content["speed"], content["memory"]
-    assert speed["build_share_of_forward"] == pytest.approx(
-        speed["build_images_per_second"] / speed["forward_images_per_second"]
-    )
+    assert [build["workers"] for build in speed["builds"]] == [0, 1]
+    for build in speed["builds"]:
+        assert build["share_of_forward"] == pytest.approx(
+            build["images_per_second"] / speed["forward_images_per_second"]
+        )
     opening = speed["opening"]
     assert [row["threads"] for row in opening] == [1, 2]
     assert all(row["images_per_second"] > 0 for row in opening)
@@ -27,7 +43,10 @@ def test_speed_and_memory_are_told(tmp_path, capsys):
     assert torch.get_num_threads() == before
     assert memory["feature_bytes"] == 40 * 5 * 16 * 2  # 4 patches and the class token, 16 wide, two bytes each
     assert memory["peak_resident_bytes"] > 2**20
-    assert "an epoch over 40 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "an epoch over 40 images" in printed
+    assert "building the cache, threads " in printed
+    assert "building the cache, 1 worker process " in printed
 
 
 def test_the_large_cache_is_one_that_the_project_reads(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import json
 import logging
+import multiprocessing
 import re
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from captioner.data import feature_shards, features
 from captioner.data.features import FeatureCache, FeatureRecipe, build_features
 from captioner.data.image_views import make_view
 from captioner.errors import DISK_FULL, DataError, ImageError
+from captioner.models.image_processors import ImageProcessor
 
 RECIPE = FeatureRecipe(encoder="e" * 16, processor='{"size": 8}', dataset="d" * 16, views=3)
 PATCHES, WIDTH = 4, 3
@@ -186,6 +188,27 @@ def test_interrupted_build_continues_where_it_stopped(dataset, tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
     for view in range(3):
         assert torch.equal(resumed.get("train", range(10), [view] * 10), whole.get("train", range(10), [view] * 10))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a single core
+def test_build_interrupted_while_processes_decode_continues(dataset, tmp_path):
+    processor, calls = ImageProcessor.plain(8), []
+    whole = build(dataset, tmp_path / "whole", process=processor)
+
+    def interrupted(pixels):
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(dataset, tmp_path, process=processor, encode=interrupted, workers=2)
+    assert not multiprocessing.active_children()
+    assert len(shards(tmp_path)) == 1
+    resumed = build(dataset, tmp_path, process=processor, workers=2)
+    for view in range(3):
+        assert torch.equal(resumed.get("train", range(10), [view] * 10), whole.get("train", range(10), [view] * 10))
+    assert torch.equal(resumed.get("validation", range(3)), whole.get("validation", range(3)))
 
 
 def test_finished_cache_is_not_built_again(dataset, tmp_path):
