@@ -223,11 +223,14 @@ class Training:
         module = getattr(task.module, "module", task.module)
         encoder = module.encoder or resources.encoder or self.encoder.load()
         model = CaptionerModel(encoder, module.projection, module.decoder)
-        trained = TrainingImages.of(
-            resources.dataset["train"]["image_id"],
-            dataset=self.settings.data.name,
-            fingerprint=resources.manifest["fingerprint"],
-        )
+        if resources.shards:
+            trained = TrainingImages.unlisted(resources.shards.fingerprint)
+        else:
+            trained = TrainingImages.of(
+                resources.dataset["train"]["image_id"],
+                dataset=self.settings.data.name,
+                fingerprint=resources.manifest["fingerprint"],
+            )
         if earlier := read_training_images(self.folder):  # those of the captioner whose weights this run began with
             trained = trained.after(earlier)
         parts = (model, resources.tokenizer, resources.processor, self.settings, metrics)
