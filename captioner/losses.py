@@ -13,6 +13,8 @@ from captioner.data.batches import IGNORED
 LOGITS_AT_ONCE = {"cpu": 2**22}
 """Logits that exist at a time: on a CPU so few that its cache helps, elsewhere enough to keep the device busy."""
 LOGITS_AT_ONCE_ELSEWHERE = 2**26
+SUMMANDS_IN_FP16 = 2**15
+"""Half of fp16's largest number."""
 
 
 @torch.compiler.disable  # how many parts there are depends on the captions
@@ -62,7 +64,7 @@ class _CaptionCrossEntropy(Function):
             if learns:
                 slope = _slope(scores, right, smoothing).to(dtype)
                 of_states[places] = (slope @ matrix).to(exact)
-                _add_product(of_weight, slope.T, some)
+                _add_product(of_weight, slope, some)
         ctx.count = max(1, len(kept))
         if learns:
             ctx.save_for_backward(of_states, of_weight)
@@ -90,9 +92,14 @@ def _slope(scores: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return slope.scatter_add_(1, targets[:, None], wanted)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add a matrix product to a total that is as exact or more."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
+def _add_product(total: Tensor, slope: Tensor, states: Tensor) -> None:
+    """Add ``slope.T @ states`` to a total that is as exact or more."""
+    if states.dtype == total.dtype:
+        total.addmm_(slope.T, states)
+    elif states.dtype != torch.float16:
+        total += slope.T @ states
     else:
-        total += left @ right
+        # No slope is beyond 1 and, in these units, no state: a sum of so many cannot overflow.
+        for left, right in zip(slope.split(SUMMANDS_IN_FP16), states.split(SUMMANDS_IN_FP16), strict=True):
+            unit = right.abs().amax(dim=0).float().frexp().exponent.float().exp2()
+            total += (left.T @ (right / unit).half()).float() * unit

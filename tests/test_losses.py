@@ -95,6 +95,21 @@ def test_gradients_of_unlikely_tokens_survive_half_precision():
     assert gradients(loss, states, weight, 1024.0)[1][1, 0].item() == pytest.approx(1024e-6, rel=0.05)
 
 
+@pytest.mark.parametrize("size", [3.0, 30.0])
+def test_gradients_that_all_tokens_agree_on_do_not_overflow_half_precision(size):
+    """A frequent token's row of the weight has a gradient of about 0.4 x 80,000 states; fp16 ends at 65,504."""
+    draw = torch.Generator().manual_seed(0)
+    states = (size * (1 + torch.rand(2, 40_000, 3, generator=draw))).requires_grad_()
+    weight = (torch.randn(5, 3, generator=draw) * 1e-2 / size).requires_grad_()
+    targets = torch.randint(0, 5, (2, 40_000), generator=draw)
+    targets[:, ::2] = 1
+    with torch.autocast("cpu", torch.float16):
+        found = gradients(caption_cross_entropy(states, weight, targets), states, weight, 3.0)
+    expected = gradients(naive(states, weight, targets), states, weight, 3.0)
+    for gradient, reference in zip(found, expected, strict=True):
+        assert (gradient - reference).norm() < torch.finfo(torch.float16).eps * reference.norm()
+
+
 def test_nothing_to_predict_is_a_loss_of_nothing():
     states, weight, targets = make_case()
     loss = caption_cross_entropy(states, weight, torch.full_like(targets, IGNORED), label_smoothing=0.1)

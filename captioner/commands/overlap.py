@@ -25,22 +25,25 @@ def count_overlap(
 
     Raises DataError for what is not allowed.
     """
-    from captioner.data.training_images import refuse_overlap
+    from captioner.data.training_images import STREAM, refuse_overlap
 
     name = captioner.settings.data.name
     trained = captioner.training_images or _read_training_images(name, folders)
-    problem = "the export has no list of its training images"
-    if trained is None and not allow:
+    of = {"dataset": references.dataset, "fingerprint": references.fingerprint}
+    problem, more = "the export has no list of its training images", f", and its dataset {name} is not here"
+    if trained:
+        if not allow:
+            refuse_overlap(trained, references.image_ids, split=references.split, **of)
+        found = len(trained.shared(references.image_ids, **of))
+        if trained.complete:
+            return found
+        problem, more = f"the captioner was trained on {STREAM}, whose images nobody listed", ""
+    if not allow:
         raise DataError(
-            f"{problem}, and its dataset {name} is not here: nobody knows whether it saw split {references.split} of "
+            f"{problem}{more}: nobody knows whether it saw split {references.split} of "
             f"{references.dataset}; give --allow-overlap to evaluate on it all the same"
         )
-    if trained is None:
-        return f"not checked: {problem}"
-    of = {"dataset": references.dataset, "fingerprint": references.fingerprint}
-    if not allow:
-        refuse_overlap(trained, references.image_ids, split=references.split, **of)
-    return len(trained.shared(references.image_ids, **of))
+    return f"{found} known, others not checked: {problem}" if trained else f"not checked: {problem}"
 
 
 def _read_training_images(name: str, folders: Iterable[Path]) -> "TrainingImages | None":

@@ -223,11 +223,14 @@ class Training:
         module = getattr(task.module, "module", task.module)
         encoder = module.encoder or resources.encoder or self.encoder.load()
         model = CaptionerModel(encoder, module.projection, module.decoder)
-        trained = TrainingImages.of(
-            resources.dataset["train"]["image_id"],
-            dataset=self.settings.data.name,
-            fingerprint=resources.manifest["fingerprint"],
-        )
+        if resources.shards:
+            trained = TrainingImages.unlisted(resources.shards.fingerprint)
+        else:
+            trained = TrainingImages.of(
+                resources.dataset["train"]["image_id"],
+                dataset=self.settings.data.name,
+                fingerprint=resources.manifest["fingerprint"],
+            )
         if earlier := read_training_images(self.folder):  # those of the captioner whose weights this run began with
             trained = trained.after(earlier)
         parts = (model, resources.tokenizer, resources.processor, self.settings, metrics)
@@ -255,10 +258,14 @@ class Training:
 
     def _again(self) -> str:
         """What to type to go on with the run, also where this is one of several processes that a launcher started."""
-        words = [*self.prog.split(), self.preset]
-        if (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-            words = ["accelerate", "launch", "--num_processes", str(count), sys.argv[0], self.preset]
-        return shlex.join([*words, "--resume", str(self.folder)])
+        words = [*self.prog.split(), self.preset, "--resume", str(self.folder)]
+        count, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        if count == 1:
+            return shlex.join(words)
+        words = [sys.argv[0], *words[2 if words[0] == "python" else 1 :]]
+        if here < count or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            return f"{shlex.join(words)}, with the same `accelerate launch` options"
+        return shlex.join(["accelerate", "launch", "--multi_gpu", "--num_processes", str(count), *words])
 
 
 def seed_everything(seed: int) -> None:

@@ -13,6 +13,7 @@ from captioner.data.photo_names import photo_key
 from captioner.errors import DataError
 
 FORMAT = 1
+STREAM = "a stream of shards"
 DIGEST_BYTES = 8
 
 
@@ -31,12 +32,24 @@ class TrainingImages:
     digests: frozenset[bytes]
     earlier: tuple["TrainingImages", ...] = ()
     """Those of the trainings that the weights went through before, each without its own earlier ones."""
+    listed: bool = True
+    """False for a stream: there are no digests of its images, for nobody reads it through to name them."""
 
     @classmethod
     def of(cls, names: Iterable[str], *, dataset: str, fingerprint: str) -> "TrainingImages":
         """Take down the image ids of a training split."""
         keys = (_photo_key(name, dataset) or _plain_key(name) for name in names)
         return cls(dataset, fingerprint, frozenset(map(_digest, keys)))
+
+    @classmethod
+    def unlisted(cls, fingerprint: str) -> "TrainingImages":
+        """Say that the images of these shards are not known."""
+        return cls(STREAM, fingerprint, frozenset(), listed=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the images of every training are known."""
+        return all(one.listed for one in self.lists())
 
     def after(self, earlier: "TrainingImages") -> "TrainingImages":
         """These, seen by weights that had seen others before; what was seen twice is listed once."""
@@ -72,7 +85,7 @@ class TrainingImages:
             "format": FORMAT,
             "dataset": self.dataset,
             "fingerprint": self.fingerprint,
-            "images": len(self.digests),
+            "images": len(self.digests) if self.listed else None,
             "digests": base64.b64encode(b"".join(sorted(self.digests))).decode("ascii"),
             **({"earlier": [one.to_dict() for one in self.earlier]} if self.earlier else {}),
         }
@@ -84,10 +97,11 @@ class TrainingImages:
             joined = base64.b64decode(content["digests"], validate=True)
             starts = range(0, len(joined), DIGEST_BYTES)
             digests = frozenset(joined[start : start + DIGEST_BYTES] for start in starts)
-            if content["format"] != FORMAT or len(digests) != content["images"]:
+            listed = content["images"] is not None
+            if content["format"] != FORMAT or len(digests) != (content["images"] if listed else 0):
                 raise ValueError(f"format {content['format']}, {len(digests)} digests of {content['images']} images")
             earlier = tuple(map(cls.from_dict, content.get("earlier", ())))
-            return cls(content["dataset"], content["fingerprint"], digests, earlier)
+            return cls(content["dataset"], content["fingerprint"], digests, earlier, listed)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"the list of training images is damaged or of another version ({error})") from error
 

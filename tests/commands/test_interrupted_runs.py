@@ -16,7 +16,6 @@ from tiny_workshop import write_photos
 
 from captioner import publish, resources, scoring
 from captioner.commands import prepare
-from captioner.commands.training_run import Training
 from captioner.run_folder import exported_step, read_settings
 from captioner.tasks.captioning import CaptioningTask
 from captioner.training import checkpoint
@@ -189,15 +188,6 @@ def test_the_command_to_go_on_with_can_be_typed_as_it_is(workshop, tmp_path, mon
         ["bash", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert typed == ["captioner", "train", "tiny", "--resume", str(run)]
-
-
-def test_one_of_several_processes_names_their_launcher(workshop, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setattr(sys, "argv", ["train.py", "tiny"])
-    training = Training(workshop.preset(trainer={"run": "a b"}), preset="tiny", prog="captioner train")
-    assert training._again() == (
-        f"accelerate launch --num_processes 4 train.py tiny --resume '{workshop.checkpoints / 'a b'}'"
-    )
 
 
 def test_damaged_settings_and_tokenizer_are_repaired_from_the_checkpoint(workshop, copied, capsys):

@@ -12,6 +12,7 @@ from tiny_models import TINY_ENCODERS
 from tiny_shards import write_shards
 
 from captioner.commands import train
+from captioner.commands.training_run import Training
 from captioner.settings import ScheduleSettings, Settings
 from captioner.settings_json import settings_to_dict
 from captioner.training.checkpoint import find_checkpoint
@@ -149,3 +150,36 @@ def test_a_stream_that_was_shared_out_goes_on_with_as_many_processes_only(worksh
     assert [again["train/pairs", step] for step in (7, 8)] == [4, 4]
     words = ["--resume", str(run / "step-00000004"), "--trainer.max-steps", "5"]
     assert train.main(words, presets={"tiny": settings}) == 0
+
+
+@pytest.fixture
+def again(monkeypatch):
+    """Return what a process of a launcher says to go on with."""
+
+    def say(program: str, prog: str, **environment: str) -> str:
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_FSDP"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", [program, "tiny"])
+        settings = Settings()
+        settings = replace(settings, trainer=replace(settings.trainer, folder="runs", run="a b"))
+        return Training(settings, preset="tiny", prog=prog)._again()
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("program", "prog", "command"),
+    [("train.py", "python train.py", "train.py"), ("bin/captioner", "captioner train", "bin/captioner train")],
+)
+def test_the_command_to_go_on_starts_as_many_processes(again, program, prog, command):
+    assert again(program, prog) == f"{prog} tiny --resume 'runs/a b'"
+    found = again(program, prog, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    assert found == f"accelerate launch --multi_gpu --num_processes 2 {command} tiny --resume 'runs/a b'"
+
+
+@pytest.mark.parametrize("told", [{"LOCAL_WORLD_SIZE": "2"}, {"LOCAL_WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}])
+def test_options_of_the_launcher_that_no_process_knows_are_asked_for(again, told):
+    found = again("train.py", "python train.py", WORLD_SIZE="4", **told)
+    assert found == "train.py tiny --resume 'runs/a b', with the same `accelerate launch` options"

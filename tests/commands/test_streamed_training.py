@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny_models import TINY_ENCODERS
 from tiny_shards import write_shards
 
-from captioner.commands import train
+from captioner.commands import evaluate, train
 from captioner.data import shard_files
 from captioner.settings import ScheduleSettings
 from captioner.training.checkpoint import find_checkpoint
@@ -50,6 +50,22 @@ def test_a_streamed_run_goes_on_as_if_it_had_never_stopped(workshop, settings, t
     assert train.main(words, presets=presets) == 0
     weights = [load_file(find_checkpoint(tmp_path / run)[0] / "model.safetensors") for run in ("whole", "parts")]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+def test_nobody_knows_what_a_streamed_run_saw(workshop, settings, tmp_path, told, capsys):
+    """Its prepared dataset is for validation: it saw none of that one's training images."""
+    words = ["--trainer.run", "streamed", "--trainer.max-steps", "1"]
+    assert train.main(["tiny", *words], presets={"tiny": settings}) == 0
+    best, output = str(tmp_path / "streamed" / "best"), tmp_path / "scores.json"
+    capsys.readouterr()
+    words = [best, "--data", str(workshop.data / "photos"), "--split", "train", "--metrics", "BLEU"]
+    assert evaluate.main(words) == 2
+    assert told() == (
+        "error: the captioner was trained on a stream of shards, whose images nobody listed: nobody knows whether it "
+        "saw split train of photos; give --allow-overlap to evaluate on it all the same\n"
+    )
+    assert evaluate.main([*words, "--allow-overlap", "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["training_overlap"].startswith("0 known, others not checked: the captioner")
 
 
 def test_shards_that_are_not_there_are_one_line(workshop, tmp_path, told):

@@ -140,3 +140,27 @@ class TestGenerations:
         content["earlier"][1]["images"] = 7
         with pytest.raises(DataError, match=r"^the list of training images is damaged"):
             TrainingImages.from_dict(content)
+
+
+class TestStreams:
+    """A captioner trained on `photos`, then on shards, whose images nobody listed."""
+
+    @pytest.fixture
+    def trained(self):
+        return TrainingImages.unlisted("s").after(TrainingImages.of(["1.jpg"], dataset="photos", fingerprint="p"))
+
+    def test_what_was_seen_before_is_known_and_that_the_rest_is_not(self, trained):
+        again = TrainingImages.from_dict(json.loads(json.dumps(trained.to_dict())))
+        assert again == trained
+        assert again.shared(["1.jpg", "2.jpg"], dataset="photos", fingerprint="p") == ["1.jpg"]
+        assert not again.complete
+
+    def test_a_list_is_incomplete_for_ever_after(self, trained):
+        later = TrainingImages.of(["3.jpg"], dataset="cakes", fingerprint="c")
+        assert later.complete
+        assert not TrainingImages.from_dict(later.after(trained).to_dict()).complete
+
+    def test_digests_that_nobody_counted_are_refused(self, trained):
+        content = trained.to_dict() | {"digests": trained.earlier[0].to_dict()["digests"]}
+        with pytest.raises(DataError, match=r"^the list of training images is damaged"):
+            TrainingImages.from_dict(content)
