@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -185,13 +186,23 @@ def name_sidecars(paths: Sequence[str]) -> dict[str, Path]:
 def find_images(names: Sequence[str]) -> Iterator[str]:
     """The images that the arguments name, those of folders in order.
 
-    A missing file among others is one unreadable image; raises ConfigError if none is there, or a folder has none.
+    An image that is named twice, or named and in a folder, comes once, as it was named first. A missing file among
+    others is one unreadable image; raises ConfigError if none is there, or a folder has none.
     """
-    from captioner.data.images import list_images
-
     if not any(name == STDIN or Path(name).exists() for name in names):
         raise ConfigError(f"{', '.join(names)}: no such file or folder; check the path")
-    for name in dict.fromkeys(names):
+    known = set()
+    for path in _look_into_folders(names):
+        place = path if path == STDIN else os.path.abspath(path)
+        if place not in known:
+            known.add(place)
+            yield path
+
+
+def _look_into_folders(names: Sequence[str]) -> Iterator[str]:
+    from captioner.data.images import list_images
+
+    for name in names:
         if name != STDIN and Path(name).is_dir():
             found = list_images(Path(name))
             if not found:

@@ -75,6 +75,13 @@ def test_a_folder_is_captioned_in_order(run, texts, folder):
     assert run(".") == (0, lines_of(texts, "a.png", "b.jpg", "c.webp"), [])
 
 
+@pytest.mark.parametrize("again", ["a.png", "./a.png", "../FOLDER/a.png"])
+def test_an_image_that_is_named_twice_is_captioned_once(run, texts, folder, again):
+    assert run(".", again.replace("FOLDER", folder.name), "--output", "out.jsonl") == (0, [], [])
+    assert [record["path"] for record in records("out.jsonl")] == list(texts)
+    assert run("./a.png", str(folder / "a.png")) == (0, [texts["a.png"]], [])
+
+
 def test_a_folder_of_one_image_still_gives_its_path(run, texts, folder):
     (folder / "one").mkdir()
     shutil.copy("a.png", "one")
