@@ -18,7 +18,7 @@ from tiny_models import end_captions
 from captioner import Captioner
 from captioner.api import Caption
 from captioner.commands import caption
-from captioner.commands.caption_outputs import Captioned
+from captioner.commands.caption_outputs import Captioned, open_output
 from captioner.confidence import Calibration, LogisticModel, describe_alone
 
 
@@ -187,6 +187,17 @@ def test_a_lower_threshold_fills_in_what_was_left_blank(doubting, name, capsys):
     found, told = run(*texts, "--min-confidence", "0")
     assert (found, told) == (texts, f"{len(sure)} of 3 images are in {name} already\n")
     assert run(doubtful)[1] == f"1 of 1 images are in {name} already\n"
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+@pytest.mark.parametrize("confidence", [0.49994, 0.49996, 0.5, 0.50004])
+def test_a_confidence_beside_the_threshold_is_settled_by_one_run(folder, name, confidence):
+    found = Caption("A dog", confidence=confidence, score=-1.0, tokens=(5, 6))
+    for least in (0.49996, 0.5, 0.50001):
+        Path(name).unlink(missing_ok=True)
+        open_output(name, least=least).write(Captioned("a.png", [found]).without_doubtful(least))
+        assert open_output(name, least=least).done == {"a.png"}
+    assert Captioned("a.png", [found]).without_doubtful(0.5).captions[0].text == ("A dog" if confidence > 0.49995 else "")
 
 
 def test_a_blank_sidecar_is_filled_in(doubting, capsys):
