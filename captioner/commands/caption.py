@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands.caption_outputs import Captioned, CaptionFile, open_output
 from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
-from captioner.commands.shell import CommandParser, guard
+from captioner.commands.shell import CommandParser, check_output, guard
 from captioner.errors import CheckpointError, ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -106,12 +106,14 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError(f"--min-confidence {options.min_confidence:g}: use a number from 0 to 1")
     if options.explain and (len(options.images) != 1 or options.images[0] == STDIN or Path(options.images[0]).is_dir()):
         raise ConfigError("--explain: one panel a word needs one image; name a single file")
-    if options.explain and not Path(options.explain).resolve().parent.is_dir():
-        raise ConfigError(
-            f"--explain {options.explain}: there is no folder {Path(options.explain).parent}; make it first"
-        )
+    if options.explain:
+        check_output(options.explain)
+        if Path(options.explain).suffix.lower() != ".png":
+            raise ConfigError(f"--explain {options.explain}: the name must end in .png")
     if options.explain_layers and not options.explain:
         raise ConfigError(f"--explain-layers {options.explain_layers}: there is nothing to draw; give --explain too")
+    if options.json and (options.output or options.sidecar):
+        raise ConfigError("--json: nothing is printed beside files; drop it (--output FILE.jsonl writes JSON)")
     if options.log_probabilities and not (options.json or str(options.output).endswith(".jsonl")):
         raise ConfigError("--log-probabilities: only JSON has room for them; give --json or --output FILE.jsonl too")
     for name in ("candidates", "beams", "batch_size"):
