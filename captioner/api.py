@@ -31,6 +31,7 @@ from captioner.hub import upload
 from captioner.models.captioner import CaptionerModel
 from captioner.models.image_processors import ImageProcessor
 from captioner.models.packed_decoder import PackedDecoder
+from captioner.models.packed_weights import PRECISIONS
 from captioner.settings import DecodingSettings, Settings
 
 if TYPE_CHECKING:
@@ -187,8 +188,9 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         """
         fitted = self.calibration.origin.get("decoding") if self.calibration else None
         own, found = self.settings.decoding, resolve_decoding(self.settings, decoding, candidates, changes)
-        same = replace(found, max_length=own.max_length, precision=own.precision)
-        return fitted if fitted != describe_decoding(same) else None
+        same = replace(found, max_length=own.max_length)
+        alike = (describe_decoding(replace(same, precision=one)) for one in ("auto", *PRECISIONS))  # older ones name it
+        return None if fitted in alike else fitted
 
     def _caption_each(
         self, sources: Iterable[Any], candidates: int, decoding: DecodingSettings, *, listed: bool

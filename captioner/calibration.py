@@ -1,6 +1,7 @@
 """Fits a captioner's confidence to a split of a prepared dataset."""
 
 import logging
+from dataclasses import replace
 
 from datasets import DatasetDict
 
@@ -44,7 +45,7 @@ def calibrate(captioner: Captioner, dataset: DatasetDict, split: str = "validati
         "split": split,
         "images": len(images),
         "accepted": sum(accepted) / len(accepted),
-        "decoding": describe_decoding(decoding),
+        "decoding": describe_decoding(replace(decoding, precision="auto")),
     }
     captioner.calibration = Calibration.fit(images, accepted, origin)
     return captioner.calibration

@@ -31,9 +31,12 @@ def idle_problems(decoding: DecodingSettings) -> Iterator[str]:
 def override_decoding(decoding: DecodingSettings, given: Mapping[str, Any]) -> DecodingSettings:
     """The settings with the given ones over them; those that have no effect any more become the defaults.
 
-    Raises ConfigError where a given one has no effect.
+    Groups that another number of beams cannot be split into become the default too. Raises ConfigError where a given
+    one has no effect.
     """
     found = replace(decoding, **given)
+    if "beams" in given and "beam_groups" not in given and not _divides(found.beam_groups, found.beams):
+        found = replace(found, beam_groups=DEFAULTS.beam_groups)
     idle = dict(_idle(found))
     problems = [f"decoding.{name}={given[name]} {remedy}" for name, remedy in idle.items() if name in given]
     if problems:
@@ -45,6 +48,11 @@ def settings_in_effect(decoding: DecodingSettings) -> DecodingSettings:
     """Settings of an older export, which were not held against each other, as they took effect."""
     shortest = min(decoding.min_length, max(decoding.max_length - 1, 0))
     return replace(override_decoding(decoding, {}), min_length=shortest)
+
+
+def _divides(groups: int, beams: Any) -> bool:
+    """Whether beams can be split into groups; what is no number of beams is refused elsewhere."""
+    return not isinstance(beams, int) or beams % groups == 0
 
 
 def _idle(decoding: DecodingSettings) -> Iterator[tuple[str, str]]:

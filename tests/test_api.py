@@ -112,6 +112,15 @@ class TestCaption:
         for other in ({"beams": 5}, {"samples": 3}, {"prefix": "a"}, {"length_penalty": 1.0}, {"candidates": 5}):
             assert tiny_captioner.calibration_mismatch(**other) == fitted
 
+    @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+    def test_the_precision_that_confidence_was_fitted_in_does_not_matter(self, tiny_captioner, pictures, precision):
+        own = replace(tiny_captioner.settings.decoding, precision=precision)
+        origin = {"decoding": describe_decoding(own)}
+        tiny_captioner.calibration = replace(make_calibration(tiny_captioner, pictures), origin=origin)
+        for other in ("auto", "fp32", "int8"):
+            assert tiny_captioner.calibration_mismatch(precision=other) is None
+        assert tiny_captioner.calibration_mismatch(beams=5, precision=precision) == origin["decoding"]
+
     def test_a_caption_that_was_cut_says_so(self, tiny_captioner, pictures):
         caption = tiny_captioner.caption(pictures[0], decoding=DecodingSettings(max_length=2))
         assert caption.truncated

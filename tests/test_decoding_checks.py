@@ -63,6 +63,18 @@ def test_what_was_inherited_and_has_no_effect_any_more_is_dropped():
     assert override_decoding(groups, {"beam_groups": 1}) == DecodingSettings(beams=6)
 
 
+def test_groups_that_the_given_beams_cannot_be_split_into_are_dropped():
+    own = DecodingSettings(beams=4, beam_groups=2, diversity=0.8)
+    for beams in (1, 5):
+        assert override_decoding(own, {"beams": beams}) == DecodingSettings(beams=beams)
+    assert override_decoding(own, {"beams": 6}) == DecodingSettings(beams=6, beam_groups=2, diversity=0.8)
+    with pytest.raises(ConfigError, match=r"^decoding\.diversity=0\.5 has no effect on beams without groups"):
+        override_decoding(own, {"beams": 5, "diversity": 0.5})
+    asked = override_decoding(own, {"beams": 5, "beam_groups": 2})
+    assert (asked.beams, asked.beam_groups) == (5, 2)  # a contradiction of one's own is told by check_settings
+    assert override_decoding(own, {"beams": "5"}).beams == "5"  # as is what is no number
+
+
 def test_settings_of_an_older_export_are_read_as_they_took_effect():
     older = DecodingSettings(temperature=0.7, diversity=3.0, min_length=30, max_length=30)
     assert settings_in_effect(older) == DecodingSettings(min_length=29)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands.caption_outputs import Captioned, CaptionFile, open_output
 from captioner.commands.decoding_arguments import add_decoding_flags, given_decoding
-from captioner.commands.shell import CommandParser, guard
+from captioner.commands.shell import CommandParser, check_output, guard
 from captioner.errors import CheckpointError, ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -105,12 +106,14 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError(f"--min-confidence {options.min_confidence:g}: use a number from 0 to 1")
     if options.explain and (len(options.images) != 1 or options.images[0] == STDIN or Path(options.images[0]).is_dir()):
         raise ConfigError("--explain: one panel a word needs one image; name a single file")
-    if options.explain and not Path(options.explain).resolve().parent.is_dir():
-        raise ConfigError(
-            f"--explain {options.explain}: there is no folder {Path(options.explain).parent}; make it first"
-        )
+    if options.explain:
+        check_output(options.explain)
+        if Path(options.explain).suffix.lower() != ".png":
+            raise ConfigError(f"--explain {options.explain}: the name must end in .png")
     if options.explain_layers and not options.explain:
         raise ConfigError(f"--explain-layers {options.explain_layers}: there is nothing to draw; give --explain too")
+    if options.json and (options.output or options.sidecar):
+        raise ConfigError("--json: nothing is printed beside files; drop it (--output FILE.jsonl writes JSON)")
     if options.log_probabilities and not (options.json or str(options.output).endswith(".jsonl")):
         raise ConfigError("--log-probabilities: only JSON has room for them; give --json or --output FILE.jsonl too")
     for name in ("candidates", "beams", "batch_size"):
@@ -185,13 +188,23 @@ def name_sidecars(paths: Sequence[str]) -> dict[str, Path]:
 def find_images(names: Sequence[str]) -> Iterator[str]:
     """The images that the arguments name, those of folders in order.
 
-    A missing file among others is one unreadable image; raises ConfigError if none is there, or a folder has none.
+    An image that is named twice, or named and in a folder, comes once, as it was named first. A missing file among
+    others is one unreadable image; raises ConfigError if none is there, or a folder has none.
     """
-    from captioner.data.images import list_images
-
     if not any(name == STDIN or Path(name).exists() for name in names):
         raise ConfigError(f"{', '.join(names)}: no such file or folder; check the path")
-    for name in dict.fromkeys(names):
+    known = set()
+    for path in _look_into_folders(names):
+        place = path if path == STDIN else os.path.abspath(path)
+        if place not in known:
+            known.add(place)
+            yield path
+
+
+def _look_into_folders(names: Sequence[str]) -> Iterator[str]:
+    from captioner.data.images import list_images
+
+    for name in names:
         if name != STDIN and Path(name).is_dir():
             found = list_images(Path(name))
             if not found:

@@ -27,9 +27,9 @@ class Captioned:
     """Gives the text of each token, where records shall have the tokens' log-probabilities."""
 
     def without_doubtful(self, least: float) -> "Captioned":
-        """The same with the text of every caption whose confidence is below ``least`` left blank."""
+        """The same with the text of every caption left blank whose confidence, as it is written, is below ``least``."""
         return replace(
-            self, captions=[one if one.confidence >= least else replace(one, text="") for one in self.captions]
+            self, captions=[one if _written(one) >= least else replace(one, text="") for one in self.captions]
         )
 
     def record(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class Captioned:
     def _describe(self, caption: "Caption") -> dict[str, Any]:
         told = {
             "caption": caption.text,
-            "confidence": round(caption.confidence, 4),
+            "confidence": _written(caption),
             "score": round(caption.score, 4),
             "truncated": caption.truncated,
         }
@@ -50,6 +50,11 @@ class Captioned:
             pairs = zip(self.spell(caption), caption.log_probabilities, strict=True)
             told["tokens"] = [{"token": text, "log_probability": round(value, 4)} for text, value in pairs]
         return told
+
+
+def _written(caption: "Caption") -> float:
+    """The confidence as files have it: a later run, which knows no other, must come to the same caption or blank."""
+    return round(caption.confidence, 4)
 
 
 class CaptionFile:

@@ -170,7 +170,7 @@ def _draw_sheet(sections: list[tuple[str, list[_Card]]], path: str | Path, *, co
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path, format="PNG")
     except OSError as error:
-        raise DataError(f"{path}: the sheet of examples cannot be written ({error}); give another path") from error
+        raise DataError(f"{path}: the picture cannot be written ({error}); give another path") from error
 
 
 def _draw_heading(draw: ImageDraw.ImageDraw, heading: str, *, top: int, colour: str) -> None:

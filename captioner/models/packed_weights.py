@@ -71,20 +71,17 @@ class PackedNorm:
         return torch.layer_norm(rows, self.shape, self.weight, self.bias, self.eps)
 
 
-def pack(layer: nn.Linear, precision: str, *, panel: int = PANEL, scale: Tensor | None = None, pad: int = 0) -> Affine:
+def pack(layer: nn.Linear, precision: str, *, panel: int = PANEL, pad: int = 0) -> Affine:
     """Pack a linear layer.
 
     Args:
         layer: the layer; its weights are copied.
         precision: fp32, bf16 or int8.
         panel: outputs of a panel; one panel of all of them if their number is no multiple.
-        scale: factors of its outputs [outputs].
         pad: outputs to add that are minus infinity.
     """
     weight = layer.weight.detach()
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-    if scale is not None:
-        weight, bias = weight * scale[:, None], bias * scale
     if pad:
         weight = torch.cat([weight, weight.new_zeros(pad, weight.shape[1])])
         bias = torch.cat([bias, bias.new_full((pad,), -torch.inf)])

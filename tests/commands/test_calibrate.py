@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,18 @@ def test_training_calibrates_and_the_command_does_the_same(export, tmp_path, cap
     assert content["split"] == "validation"
     assert content["dataset"] == "photos"
     assert "CIDEr-D" in content["definition"]
+
+
+def test_the_precision_is_no_part_of_the_decoding_that_was_fitted(export, tmp_path):
+    captioner = Captioner.from_pretrained(export)
+    fitted = captioner.calibration.origin["decoding"]
+    settings = captioner.settings
+    captioner.settings = replace(settings, decoding=replace(settings.decoding, precision="fp32"))
+    captioner.save_pretrained(tmp_path / "exact")
+    assert calibrate.main([str(tmp_path / "exact")]) == 0
+    calibrated = Captioner.from_pretrained(tmp_path / "exact")
+    assert calibrated.calibration.origin["decoding"] == fitted
+    assert calibrated.calibration_mismatch() is None
 
 
 @pytest.mark.parametrize(

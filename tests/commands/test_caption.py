@@ -18,7 +18,7 @@ from tiny_models import end_captions
 from captioner import Captioner
 from captioner.api import Caption
 from captioner.commands import caption
-from captioner.commands.caption_outputs import Captioned
+from captioner.commands.caption_outputs import Captioned, open_output
 from captioner.confidence import Calibration, LogisticModel, describe_alone
 
 
@@ -51,6 +51,7 @@ def texts(export, folder) -> dict[str, str]:
     return {name: captioner.caption(name).text for name in ("a.png", "b.jpg", "c.webp")}
 
 
+PRINTS_NOTHING = "nothing is printed beside files; drop it (--output FILE.jsonl writes JSON)"
 COLUMNS = "path, caption, confidence, score, truncated"
 
 
@@ -73,6 +74,13 @@ def test_several_images_give_path_and_caption(run, texts):
 def test_a_folder_is_captioned_in_order(run, texts, folder):
     (folder / "notes.txt").write_text("")
     assert run(".") == (0, lines_of(texts, "a.png", "b.jpg", "c.webp"), [])
+
+
+@pytest.mark.parametrize("again", ["a.png", "./a.png", "../FOLDER/a.png"])
+def test_an_image_that_is_named_twice_is_captioned_once(run, texts, folder, again):
+    assert run(".", again.replace("FOLDER", folder.name), "--output", "out.jsonl") == (0, [], [])
+    assert [record["path"] for record in records("out.jsonl")] == list(texts)
+    assert run("./a.png", str(folder / "a.png")) == (0, [texts["a.png"]], [])
 
 
 def test_a_folder_of_one_image_still_gives_its_path(run, texts, folder):
@@ -180,6 +188,18 @@ def test_a_lower_threshold_fills_in_what_was_left_blank(doubting, name, capsys):
     found, told = run(*texts, "--min-confidence", "0")
     assert (found, told) == (texts, f"{len(sure)} of 3 images are in {name} already\n")
     assert run(doubtful)[1] == f"1 of 1 images are in {name} already\n"
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+@pytest.mark.parametrize("confidence", [0.49994, 0.49996, 0.5, 0.50004])
+def test_a_confidence_beside_the_threshold_is_settled_by_one_run(folder, name, confidence):
+    found = Caption("A dog", confidence=confidence, score=-1.0, tokens=(5, 6))
+    for least in (0.49996, 0.5, 0.50001):
+        Path(name).unlink(missing_ok=True)
+        open_output(name, least=least).write(Captioned("a.png", [found]).without_doubtful(least))
+        assert open_output(name, least=least).done == {"a.png"}
+    (kept,) = Captioned("a.png", [found]).without_doubtful(0.5).captions
+    assert bool(kept.text) == (confidence > 0.49995)
 
 
 def test_a_blank_sidecar_is_filled_in(doubting, capsys):
@@ -346,7 +366,9 @@ def test_only_unreadable_images(run, folder):
         (["a.png", "--beams", "0"], "--beams 0: use 1 or more"),
         (["a.png", "--min-confidence", "50"], "--min-confidence 50: use a number from 0 to 1"),
         (["a.png", "b.jpg", "--explain", "x.png"], "--explain: one panel a word needs one image; name a single file"),
-        (["a.png", "--explain", "no/x.png"], "--explain no/x.png: there is no folder no; make it first"),
+        (["a.png", "--explain", "no/x.png"], "no/x.png: there is no folder no; make it first"),
+        (["a.png", "--explain", "empty"], "empty: is a folder; name a file in it"),
+        (["a.png", "--explain", "x.jpg"], "--explain x.jpg: the name must end in .png"),
         (
             ["a.png", "--explain", "x.png", "--explain-layers", "all"],
             "--explain-layers all: use numbers with commas between, like 0,2",
@@ -356,6 +378,13 @@ def test_only_unreadable_images(run, folder):
             "the decoder has no layer 7; its 1 layers are 0 to 0",
         ),
         (["a.png", "--explain-layers", "0"], "--explain-layers 0: there is nothing to draw; give --explain too"),
+        (["a.png", "--output", "out.csv", "--json", "--log-probabilities"], f"--json: {PRINTS_NOTHING}"),
+        (["a.png", "--output", "out.jsonl", "--json"], f"--json: {PRINTS_NOTHING}"),
+        (["a.png", "--sidecar", "--json"], f"--json: {PRINTS_NOTHING}"),
+        (
+            ["a.png", "--log-probabilities", "--sidecar"],
+            "--log-probabilities: only JSON has room for them; give --json or --output FILE.jsonl too",
+        ),
         (
             ["a.png", "--log-probabilities", "--output", "out.csv"],
             "--log-probabilities: only JSON has room for them; give --json or --output FILE.jsonl too",
@@ -395,6 +424,7 @@ def test_only_unreadable_images(run, folder):
 def test_wrong_usage_is_one_line(run, folder, words, message):
     (folder / "empty").mkdir()
     assert run(*words) == (2, [], [f"error: {message}"])
+    assert not list(folder.glob("out.*")) + list(folder.glob("*.txt"))
 
 
 def test_a_device_that_is_not_there(run, folder):

@@ -96,5 +96,5 @@ def test_problems_are_told_in_one_line(tmp_path):
     with pytest.raises(DataError, match=r"1 captions for 2 images; give one caption an image$"):
         draw_captioned([Image.new("RGB", (9, 9))] * 2, ["one"], tmp_path / "sheet.png")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written \(.*\); give another path$"):
+    with pytest.raises(DataError, match=r"the picture cannot be written \(.*\); give another path$"):
         draw_examples([make_example("best")], tmp_path / "file" / "sheet.png")
