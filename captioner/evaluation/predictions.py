@@ -9,7 +9,7 @@ from typing import Any
 from captioner.data.photo_names import photo_key
 from captioner.data.records import parse_json, read_json, read_lines
 from captioner.errors import DataError
-from captioner.evaluation.references import ReferenceSet, name_some
+from captioner.evaluation.references import ReferenceSet, name_some, refuse_torn_text
 
 NAME_KEYS = ("image_id", "image", "file_name", "path")
 """What an image's name goes by; ``caption --output`` writes a path, of which the file's name counts."""
@@ -152,4 +152,6 @@ def _take(entry: Any, place: str) -> Prediction:
     if not isinstance(entry.get("caption"), str):
         raise DataError(f'{place}: has {"no" if entry.get("caption") is None else "another"} "caption"; give one text')
     name = str(entry[key])
+    for what, text in ((key, name), ("caption", entry["caption"])):
+        refuse_torn_text(text, f'{place}: its "{what}"')
     return (_file_name(name) if key == "path" else name), entry["caption"]

@@ -1,7 +1,9 @@
 """`captioner evaluate --predictions` and `captioner compare`."""
 
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -220,3 +222,41 @@ def test_a_wrong_comparison_is_one_line(two_results, words, message, told, capsy
 def test_comparing_what_is_no_result(predictions, told):
     assert compare.main([predictions(), predictions()]) == 2
     assert "is not a whole result file" in told()
+
+
+def test_a_disk_that_fills_up_leaves_the_older_comparison(two_results, tmp_path, told, monkeypatch, capsys):
+    output = tmp_path / "comparison.json"
+    words = [*two_results, "--metrics", "BLEU-1", "--shuffles", "100", "--output", str(output)]
+    assert compare.main(words) == 0
+    older = output.read_bytes()
+    capsys.readouterr()
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert compare.main(words) == 2
+    assert "comparison.json" in told()
+    assert output.read_bytes() == older
+
+
+def test_captions_that_no_file_can_hold_leave_the_older_scores(references, tmp_path, told):
+    theirs, output = tmp_path / "theirs.json", tmp_path / "scores.json"
+    theirs.write_text(r'[{"image_id": "8.png", "caption": "\ud800 a dog"}]')
+    output.write_text("older")
+    assert evaluate.main(["--predictions", str(theirs), "--references", references, "--output", str(output)]) == 2
+    expected = f'error: {theirs} entry 1: its "caption" has \\ud800, which is half a character; correct it there\n'
+    assert told() == expected
+    assert output.read_text() == "older"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_scores_go_into_a_pipe_and_not_in_its_place(references, predictions, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    words = ["--predictions", predictions(), "--references", references, "--output", str(pipe), "--metrics", "BLEU"]
+    assert evaluate.main(words) == 0
+    assert json.loads(os.read(reader, 100_000))["images"] == 3
+    os.close(reader)
+    assert pipe.is_fifo()
