@@ -113,8 +113,8 @@ def _read_prepared(folder: Path, split: str) -> ReferenceSet:
     from captioner.data.prepared import open_prepared, read_manifest
 
     dataset, manifest = open_prepared(folder), read_manifest(folder)
-    rows = dataset[_find_split(folder, split, manifest["images"])]
-    references = prepared_references(rows, manifest, dataset=folder.resolve().name, split=split)
+    split = _find_split(folder, split, manifest["images"])
+    references = prepared_references(dataset[split], manifest, dataset=folder.resolve().name, split=split)
     return replace(references, training=training_captions(dataset))
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_a_split_with_only_the_name_of_a_published_one_is_refused(predictions, t
         (["--predictions", "p.json", "--references", "r", "--allow-overlap"], "--allow-overlap needs a model"),
         (["--predictions", "p.json", "--references", "r"], "p.json: no such file; check --predictions"),
         (["--predictions", "p.json", "--references", "r", "--metrics", "FID"], "--metrics FID: choose from BLEU, "),
+        *(
+            (
+                ["--references", "r", "--save-document-frequencies", "f.json", *flags],
+                f"{flags[0]} needs captions to score",
+            )
+            for flags in (
+                ["--output", "scores.json"],
+                ["--metrics", "BLEU"],
+                ["--clip", "x"],
+                ["--document-frequencies", "g.json"],
+                ["--bootstrap-seed", "1"],
+                ["--allow-different-set"],
+            )
+        ),
         (["model", "--bootstrap-seed", "-1"], "--bootstrap-seed -1: use 0 or more"),
         (["model", "--limit", "2", "--update-card"], "--limit and --update-card: a part of a split is no score"),
         (["model", "--examples", "x.png", "--metrics", "BLEU"], "--examples are picked by CIDEr-D: have it among"),
@@ -222,6 +237,18 @@ def test_a_wrong_comparison_is_one_line(two_results, words, message, told, capsy
 def test_comparing_what_is_no_result(predictions, told):
     assert compare.main([predictions(), predictions()]) == 2
     assert "is not a whole result file" in told()
+
+
+def test_a_prepared_split_is_known_by_its_other_names(references, predictions, tmp_path, capsys, told):
+    theirs = predictions({"6.png": "a red square", "7.png": "a red square"})
+    words = ["--predictions", theirs, "--split", "val", "--metrics", "BLEU", "--references"]
+    assert evaluate.main([*words, references]) == 0
+    assert capsys.readouterr().out.startswith("validation: 2 images, photos validation\n")
+    copy = shutil.copytree(references, tmp_path / "flickr30k")
+    assert evaluate.main([*words, str(copy)]) == 2
+    assert told().startswith(
+        "error: split validation of flickr30k has 2 images, the Karpathy validation of flickr30k has"
+    )
 
 
 def test_a_disk_that_fills_up_leaves_the_older_comparison(two_results, tmp_path, told, monkeypatch, capsys):
