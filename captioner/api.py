@@ -24,7 +24,7 @@ from captioner.decoding.generation import generate_each, pack_decoder, stream_to
 from captioner.decoding.hypotheses import Hypothesis, Phrases, SpecialTokens
 from captioner.decoding.requests import resolve_decoding
 from captioner.errors import HubError, ImageError
-from captioner.export_folder import ExportParts, publishable_settings
+from captioner.export_folder import ExportParts, publishable_metrics, publishable_settings
 from captioner.export_reading import find_export, read_export
 from captioner.export_writing import write_export
 from captioner.hub import upload
@@ -295,6 +295,7 @@ class Captioner(ModelHubMixin, library_name="captioner", tags=["image-to-text", 
         """
         shared = copy.copy(self)
         shared.settings = publishable_settings(self.settings, repo_id)
+        shared.metrics = publishable_metrics(self.metrics)
         try:
             with tempfile.TemporaryDirectory() as folder:
                 shared.save_pretrained(folder)

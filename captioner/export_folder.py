@@ -86,6 +86,14 @@ def publishable_settings(settings: Settings, repo_id: str) -> Settings:
     return replace(settings, data=data, hub=hub)
 
 
+def publishable_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics for an export that leaves this machine: without the name that the evaluated model had on it."""
+    return {
+        split: {name: value for name, value in found.items() if name != "model"} if isinstance(found, dict) else found
+        for split, found in metrics.items()
+    }
+
+
 def tied_weights(settings: Settings) -> set[str]:
     """Names of weights that are stored once under another name."""
     return {"decoder.output.weight"} if settings.decoder.tie_embeddings else set()

@@ -9,10 +9,12 @@ from captioner.export_folder import (
     AGAIN,
     CONFIG,
     EXPORT_FILES,
+    METRICS,
     OPTIONAL_FILES,
     TRAINING_IMAGES,
     names_folder,
     portable_settings,
+    publishable_metrics,
     publishable_settings,
     read_json,
     write_json,
@@ -55,8 +57,9 @@ def write_shared_copy(export: Path, folder: Path, repo_id: str, *, checkpoint: P
     config = read_json(export, CONFIG)
     settings = publishable_settings(settings_from_dict(config["settings"]), repo_id)
     for name in (*EXPORT_FILES, *OPTIONAL_FILES):
-        if (export / name).is_file() and name != CONFIG:
+        if (export / name).is_file() and name not in (CONFIG, METRICS):
             _link_or_copy(export / name, folder / name)
+    write_json(folder / METRICS, publishable_metrics(read_json(export, METRICS)))
     write_json(folder / CONFIG, config | {"settings": settings_to_dict(settings)})
 
 

@@ -53,6 +53,9 @@ def _open_to_readers(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; raises OSError with the older file untouched."""
+    if path.exists() and not path.is_file():  # a pipe or /dev/stdout, in whose place no file must come
+        path.write_text(text, encoding="utf-8")
+        return
     sibling = path.with_name(f".{path.name}.writing")
     try:
         sibling.write_text(text, encoding="utf-8")

@@ -60,10 +60,13 @@ def test_what_was_pushed_is_a_whole_captioner_with_a_card_that_tells_how_to_use_
 
 def test_a_captioner_pushes_itself_and_keeps_its_settings(tiny_captioner, hub):
     before = tiny_captioner.settings
+    scores = {"metrics": {"CIDEr-D": 0.5}, "images": 3, "decoding": {"beams": 3}, "model": "/home/me/private/run"}
+    tiny_captioner.metrics = {"test": scores}
     assert "/me/captioner/commit/" in tiny_captioner.push_to_hub("me/captioner", private=True)
     files = hub.repositories["me/captioner"].files
     assert set(files) == EXPORT_FILES
     assert tiny_captioner.settings is before
+    assert tiny_captioner.metrics == {"test": scores}
     assert b"/home/me/private" not in b"".join(files.values())
 
 

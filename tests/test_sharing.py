@@ -69,6 +69,17 @@ def test_a_checkpoint_goes_with_the_export_and_tells_nothing_of_the_machine(run,
     assert settings["settings"]["hub"]["repo_id"] == "me/captioner"
 
 
+def test_scores_go_without_the_folder_of_the_evaluated_model(run, tmp_path, tiny_captioner):
+    scores = {"metrics": {"CIDEr-D": 0.5}, "images": 3, "decoding": {"beams": 3}}
+    best = {"step": 5, "epoch": 1, "CIDEr-D": 0.25}
+    tiny_captioner.metrics = {"test": {**scores, "model": "/home/me/private/run"}, "validation_at_best": best}
+    export(tiny_captioner, run / "best")  # as one that was evaluated by an older version
+    shared = share(run, tmp_path / "shared", checkpoint=False)
+    assert json.loads((shared / "metrics.json").read_text()) == {"test": scores, "validation_at_best": best}
+    for name in names(shared):
+        assert b"/home/me" not in (shared / name).read_bytes(), name
+
+
 def test_before_the_first_best_there_is_the_checkpoint_alone(run, tmp_path):
     (run / "best").rename(tmp_path / "none")
     assert names(share(run, tmp_path / "shared")) == CHECKPOINT

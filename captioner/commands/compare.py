@@ -52,6 +52,7 @@ def _compare(argv: Sequence[str]) -> int:
         check_output(options.output)
 
     from captioner.evaluation.result_files import compare_results, read_result
+    from captioner.whole_writes import write_text
 
     first, second = read_result(options.first), read_result(options.second)
     differences = compare_results(first, second, shuffles=options.shuffles, seed=options.seed)
@@ -60,7 +61,7 @@ def _compare(argv: Sequence[str]) -> int:
     print(_format(first, second, differences))
     if options.output:
         content = _content(first, second, differences, shuffles=options.shuffles, seed=options.seed)
-        Path(options.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(Path(options.output), json.dumps(content, indent=1) + "\n")
     return 0
 
 

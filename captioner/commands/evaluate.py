@@ -38,6 +38,7 @@ EXAMPLES = """examples:
   captioner evaluate --references data/coco --split train --save-document-frequencies coco.json.gz
 """
 MODEL_ONLY = ("data", "limit", "examples", "allow_overlap", "update_card")
+SCORING_ONLY = ("output", "metrics", "clip", "document_frequencies", "bootstrap_seed", "allow_different_set")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +105,9 @@ def _check_options(options: argparse.Namespace) -> None:
     given = [*given_decoding(options), *(name for name in MODEL_ONLY if getattr(options, name))]
     if not options.model and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} needs a model; leave it out with --predictions")
+    scoring = [name for name in SCORING_ONLY if getattr(options, name)]
+    if not (options.model or options.predictions) and scoring:
+        raise ConfigError(f"--{scoring[0].replace('_', '-')} needs captions to score: give --predictions too")
     check_metric_flags(options)
     for path in filter(None, (options.output, options.examples)):
         check_output(path)
@@ -174,6 +178,7 @@ def _count_ngrams(options: argparse.Namespace) -> int:
 def _evaluate_model(options: argparse.Namespace) -> int:
     from captioner.api import Captioner
     from captioner.data.prepared import open_prepared, read_manifest
+    from captioner.data.records import SPLIT_ALIASES
     from captioner.evaluation.protocol import describe_set, refuse_different_set
     from captioner.evaluation.references import prepared_references
     from captioner.scoring import evaluate_captioner
@@ -187,15 +192,16 @@ def _evaluate_model(options: argparse.Namespace) -> int:
     folder = Path(options.data) if options.data else _home(captioner.settings.data)
     dataset, manifest = open_prepared(folder), read_manifest(folder)
     decoding = _decoding(captioner.settings, options)
-    split, name = options.split or "test", folder.resolve().name
+    split, name = SPLIT_ALIASES.get(options.split, options.split or "test"), folder.resolve().name
     notes: dict[str, Any] = {"model": options.model}
     if split in dataset:  # the evaluation says so, and which there are
         references = prepared_references(dataset[split], manifest, dataset=name, split=split)
         if not options.allow_different_set:
             refuse_different_set(describe_set(references))
         save_frequencies(options, references.captions)
+        evaluated = references.select(range(len(references.image_ids))[: options.limit or None])
         notes["training_overlap"] = count_overlap(
-            captioner, references, [folder, _home(captioner.settings.data)], allow=options.allow_overlap
+            captioner, evaluated, [folder, _home(captioner.settings.data)], allow=options.allow_overlap
         )
     evaluation = evaluate_captioner(
         captioner,
@@ -216,10 +222,12 @@ def _evaluate_model(options: argparse.Namespace) -> int:
     if options.examples:
         _draw(evaluation, dataset[split], options.examples)
     if options.update_card:
+        from captioner.export_folder import publishable_metrics
         from captioner.publish import save_scores
 
         own = name == captioner.settings.data.name
-        captioner.metrics[split if own else f"{name} {split}"] = evaluation.summary()
+        scores = {split if own else f"{name} {split}": evaluation.summary()}
+        captioner.metrics.update(publishable_metrics(scores))
         save_scores(captioner, options.model)
     return 0
 

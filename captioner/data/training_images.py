@@ -21,7 +21,7 @@ DIGEST_BYTES = 8
 class TrainingImages:
     """Digests of the images of a training split.
 
-    Photos of Flickr and COCO are known by their numbers in every dataset, short ones in those called Flickr's; other
+    Photos of Flickr and COCO are known by their numbers in every dataset, short or bare ones in those called so; other
     names, such as ``1.jpg``, mean the same image only within the dataset.
     """
 
@@ -119,7 +119,7 @@ def refuse_overlap(
 
 
 def _photo_key(name: str, dataset: str) -> str | None:
-    return photo_key(name, flickr="flickr" in dataset.lower())
+    return photo_key(name, flickr="flickr" in dataset.lower(), coco="coco" in dataset.lower())
 
 
 def _plain_key(name: str) -> str:

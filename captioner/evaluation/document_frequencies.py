@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,24 +43,34 @@ class DocumentFrequencies:
 
     @classmethod
     def load(cls, path: str | Path) -> "DocumentFrequencies":
-        """Read what ``save`` wrote; raises DataError where the file is missing or of another kind."""
+        """Read what ``save`` wrote; raises DataError where the file is missing, damaged or of another kind."""
         try:
             data = Path(path).read_bytes()
             content = json.loads(gzip.decompress(data) if str(path).endswith(".gz") else data)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
             raise DataError(f"{path}: cannot be read as document frequencies ({error})") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= {*FIELDS}:
             raise DataError(
                 f"{path}: is not a file of document frequencies; write one with captioner evaluate "
                 "--save-document-frequencies, or DocumentFrequencies.save"
             )
-        return cls(*(content[field] for field in FIELDS))
+        images, frequencies = (content[field] for field in FIELDS)
+        if not _is_count(images) or not isinstance(frequencies, dict) or not all(map(_is_count, frequencies.values())):
+            raise DataError(
+                f"{path}: is damaged: its images and frequencies have to be whole numbers of 1 or more; write it again "
+                "with captioner evaluate --save-document-frequencies"
+            )
+        return cls(images, frequencies)
 
     def describe(self) -> str:
         """How many images they are of, and 8 digits of their SHA-256: what tells one file's scores from another's."""
         rows = [f"{ngram}\t{count}" for ngram, count in sorted(self.frequencies.items())]
         digits = hashlib.sha256("\n".join([str(self.images), *rows]).encode("utf-8", "surrogatepass")).hexdigest()[:8]
         return f"document frequencies of {self.images:,} images, {digits}"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _list_ngrams(caption: str) -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captioner.data.photo_names import photo_key
+from captioner.data.photo_names import number_key
 from captioner.data.records import parse_json, read_json, read_lines
 from captioner.errors import DataError
-from captioner.evaluation.references import ReferenceSet, name_some
+from captioner.evaluation.references import ReferenceSet, name_some, refuse_torn_text
 
 NAME_KEYS = ("image_id", "image", "file_name", "path")
 """What an image's name goes by; ``caption --output`` writes a path, of which the file's name counts."""
@@ -104,7 +104,7 @@ def _file_name(path: str) -> str:
 
 def _photo_number(name: str) -> str:
     """The number that COCO or Flickr gave a photo, for any of its file names; other names as they are."""
-    key = photo_key(_file_name(name), flickr=True) or photo_key(f"{_file_name(name)}.jpg", flickr=True)
+    key = number_key(_file_name(name))
     return key.partition(":")[2] if key else name
 
 
@@ -152,4 +152,6 @@ def _take(entry: Any, place: str) -> Prediction:
     if not isinstance(entry.get("caption"), str):
         raise DataError(f'{place}: has {"no" if entry.get("caption") is None else "another"} "caption"; give one text')
     name = str(entry[key])
+    for what, text in ((key, name), ("caption", entry["caption"])):
+        refuse_torn_text(text, f'{place}: its "{what}"')
     return (_file_name(name) if key == "path" else name), entry["caption"]

@@ -113,8 +113,8 @@ def _read_prepared(folder: Path, split: str) -> ReferenceSet:
     from captioner.data.prepared import open_prepared, read_manifest
 
     dataset, manifest = open_prepared(folder), read_manifest(folder)
-    rows = dataset[_find_split(folder, split, manifest["images"])]
-    references = prepared_references(rows, manifest, dataset=folder.resolve().name, split=split)
+    split = _find_split(folder, split, manifest["images"])
+    references = prepared_references(dataset[split], manifest, dataset=folder.resolve().name, split=split)
     return replace(references, training=training_captions(dataset))
 
 
@@ -129,7 +129,8 @@ def _read_coco(path: Path, document: dict[str, Any]) -> ReferenceSet:
             captions[number] = []
             names[number] = str(image.get("file_name") or number)
         for annotation in document["annotations"]:
-            captions.setdefault(str(annotation["image_id"]), []).append(_text(annotation["caption"]))
+            number = str(annotation["image_id"])
+            captions.setdefault(number, []).append(_text(annotation["caption"], path, number))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{path}: an image without "id", or an annotation without "image_id" and "caption"') from error
     _refuse_doubled(path, listed)
@@ -146,9 +147,9 @@ def _read_karpathy(path: Path, document: dict[str, Any], split: str) -> Referenc
         split = _find_split(path, split, counts)
         entries = [entry for entry, name in zip(document["images"], splits, strict=True) if name == split]
         ids = [entry["filename"] for entry in entries]
-        captions = [_karpathy_captions(entry) for entry in entries]
+        captions = [_karpathy_captions(entry, path) for entry in entries]
         learnt = [entry for entry, name in zip(document["images"], splits, strict=True) if name == "train"]
-        training = [text for entry in learnt for text in _karpathy_captions(entry)]
+        training = [text for entry in learnt for text in _karpathy_captions(entry, path)]
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: an image without filename, split or sentences; it is not a Karpathy JSON") from error
     _check(path, ids, captions)
@@ -157,8 +158,8 @@ def _read_karpathy(path: Path, document: dict[str, Any], split: str) -> Referenc
     return ReferenceSet(name, split, ids, captions, others, source="karpathy", counts=counts, training=training or None)
 
 
-def _karpathy_captions(entry: dict[str, Any]) -> list[str]:
-    return [_text(sentence["raw"]) for sentence in entry["sentences"]]
+def _karpathy_captions(entry: dict[str, Any], path: Path) -> list[str]:
+    return [_text(sentence["raw"], path, entry["filename"]) for sentence in entry["sentences"]]
 
 
 def _numbers(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -176,6 +177,8 @@ def _find_split(path: Path, split: str, counts: Mapping[str, int]) -> str:
 def _check(path: Path, ids: list[str], captions: list[list[str]]) -> None:
     if not ids:
         raise DataError(f"{path}: has no images with captions")
+    for name in ids:
+        refuse_torn_text(str(name), f"{path}: the file name of an image")
     _refuse_doubled(path, ids)
     bare = [name for name, texts in zip(ids, captions, strict=True) if not texts]
     if bare:
@@ -193,7 +196,17 @@ def name_some(names: Sequence[str], shown: int = 3) -> str:
     return f"{len(names):,} image{'s' * (len(names) != 1)} ({listed})"
 
 
-def _text(caption: Any) -> str:
+def refuse_torn_text(text: str, what: str) -> None:
+    """Raise DataError, which says what it is, for a text with half a character of JSON: no file could take it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise DataError(f"{what} has {half}, which is half a character; correct it there") from error
+
+
+def _text(caption: Any, path: Path, image: Any) -> str:
     if not isinstance(caption, str):
         raise TypeError("a caption is a text")
+    refuse_torn_text(caption, f"{path}: a caption of image {image}")
     return caption

@@ -12,15 +12,16 @@ from captioner.errors import DataError
 from captioner.evaluation import bleu
 from captioner.evaluation.meteor import scoring as meteor
 from captioner.evaluation.significance import SHUFFLES, Difference, ImageScores, compare_scores
+from captioner.whole_writes import write_text
 
 RESULT_FORMAT = 1
 
 
 def write_result(path: Path, content: Mapping[str, Any], per_image: Iterator[dict[str, Any]]) -> None:
-    """Write a result file, an image's record a line so that two of them can be looked at side by side."""
+    """Write a result file whole or not at all, an image's record a line so that two can be looked at side by side."""
     head = json.dumps({"format": RESULT_FORMAT, **content}, indent=1, ensure_ascii=False).removesuffix("\n}")
     records = ",\n".join(f"  {json.dumps(record, ensure_ascii=False)}" for record in per_image)
-    path.write_text(f'{head},\n "per_image": [\n{records}\n ]\n}}\n', encoding="utf-8")
+    write_text(path, f'{head},\n "per_image": [\n{records}\n ]\n}}\n')
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ def test_images_of_the_training_are_refused(export, told, capsys):
     assert capsys.readouterr().out.startswith("train: 6 images, photos train")
 
 
+def test_a_split_goes_by_its_other_names(export, capsys):
+    assert evaluate.main([str(export), "--split", "val", "--metrics", "BLEU"]) == 0
+    assert capsys.readouterr().out.startswith("validation: 2 images, photos validation")
+
+
 def test_a_copy_of_the_dataset_elsewhere(workshop, export, tmp_path, capsys):
     shutil.copytree(workshop.data / "photos", tmp_path / "copy")
     assert evaluate.main([str(export), "--data", str(tmp_path / "copy")]) == 0
@@ -165,6 +170,17 @@ def test_photos_of_the_training_are_refused_under_another_datasets_name(workshop
     assert evaluate.main([*words, "--split", "train"]) == 0
 
 
+def test_the_overlap_is_counted_among_the_evaluated_images(export, tmp_path):
+    changed, output = shutil.copytree(export, tmp_path / "export"), tmp_path / "scores.json"
+    trained = TrainingImages.of(["10.png"], dataset="photos", fingerprint="x")
+    (changed / "training_images.json").write_text(json.dumps(trained.to_dict()))
+    words = [str(changed), "--allow-overlap", "--metrics", "BLEU", "--output", str(output)]
+    for flags, images, overlap in (([], 3, 1), (["--limit", "3"], 3, 1), (["--limit", "2"], 2, 0)):
+        assert evaluate.main([*words, *flags]) == 0
+        content = json.loads(output.read_text())
+        assert (content["images"], content["training_overlap"]) == (images, overlap)
+
+
 @pytest.fixture
 def listless(export, tmp_path):
     """Return an export without a list of its training images, which says that its dataset is called so."""
@@ -222,6 +238,8 @@ def test_scores_are_put_into_the_model_card(export, tmp_path):
     assert evaluate.main([str(copied), *words]) == 0
     metrics = json.loads((copied / "metrics.json").read_text())
     assert metrics["validation"]["set"] == "2 images, photos validation"
+    assert "model" not in metrics["validation"]  # the card goes to the Hub, this folder's name does not
+    assert str(tmp_path) not in json.dumps(metrics)
     card = ModelCard.load(copied / "README.md")
     results = {(one.dataset_split, one.metric_name): one for one in card.data.eval_results}
     found = results["validation", "CIDEr-D"]

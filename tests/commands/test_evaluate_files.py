@@ -1,7 +1,10 @@
 """`captioner evaluate --predictions` and `captioner compare`."""
 
+import errno
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +125,20 @@ def test_a_split_with_only_the_name_of_a_published_one_is_refused(predictions, t
         (["--predictions", "p.json", "--references", "r", "--allow-overlap"], "--allow-overlap needs a model"),
         (["--predictions", "p.json", "--references", "r"], "p.json: no such file; check --predictions"),
         (["--predictions", "p.json", "--references", "r", "--metrics", "FID"], "--metrics FID: choose from BLEU, "),
+        *(
+            (
+                ["--references", "r", "--save-document-frequencies", "f.json", *flags],
+                f"{flags[0]} needs captions to score",
+            )
+            for flags in (
+                ["--output", "scores.json"],
+                ["--metrics", "BLEU"],
+                ["--clip", "x"],
+                ["--document-frequencies", "g.json"],
+                ["--bootstrap-seed", "1"],
+                ["--allow-different-set"],
+            )
+        ),
         (["model", "--bootstrap-seed", "-1"], "--bootstrap-seed -1: use 0 or more"),
         (["model", "--limit", "2", "--update-card"], "--limit and --update-card: a part of a split is no score"),
         (["model", "--examples", "x.png", "--metrics", "BLEU"], "--examples are picked by CIDEr-D: have it among"),
@@ -220,3 +237,53 @@ def test_a_wrong_comparison_is_one_line(two_results, words, message, told, capsy
 def test_comparing_what_is_no_result(predictions, told):
     assert compare.main([predictions(), predictions()]) == 2
     assert "is not a whole result file" in told()
+
+
+def test_a_prepared_split_is_known_by_its_other_names(references, predictions, tmp_path, capsys, told):
+    theirs = predictions({"6.png": "a red square", "7.png": "a red square"})
+    words = ["--predictions", theirs, "--split", "val", "--metrics", "BLEU", "--references"]
+    assert evaluate.main([*words, references]) == 0
+    assert capsys.readouterr().out.startswith("validation: 2 images, photos validation\n")
+    copy = shutil.copytree(references, tmp_path / "flickr30k")
+    assert evaluate.main([*words, str(copy)]) == 2
+    assert told().startswith(
+        "error: split validation of flickr30k has 2 images, the Karpathy validation of flickr30k has"
+    )
+
+
+def test_a_disk_that_fills_up_leaves_the_older_comparison(two_results, tmp_path, told, monkeypatch, capsys):
+    output = tmp_path / "comparison.json"
+    words = [*two_results, "--metrics", "BLEU-1", "--shuffles", "100", "--output", str(output)]
+    assert compare.main(words) == 0
+    older = output.read_bytes()
+    capsys.readouterr()
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert compare.main(words) == 2
+    assert "comparison.json" in told()
+    assert output.read_bytes() == older
+
+
+def test_captions_that_no_file_can_hold_leave_the_older_scores(references, tmp_path, told):
+    theirs, output = tmp_path / "theirs.json", tmp_path / "scores.json"
+    theirs.write_text(r'[{"image_id": "8.png", "caption": "\ud800 a dog"}]')
+    output.write_text("older")
+    assert evaluate.main(["--predictions", str(theirs), "--references", references, "--output", str(output)]) == 2
+    expected = f'error: {theirs} entry 1: its "caption" has \\ud800, which is half a character; correct it there\n'
+    assert told() == expected
+    assert output.read_text() == "older"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_scores_go_into_a_pipe_and_not_in_its_place(references, predictions, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    words = ["--predictions", predictions(), "--references", references, "--output", str(pipe), "--metrics", "BLEU"]
+    assert evaluate.main(words) == 0
+    assert json.loads(os.read(reader, 100_000))["images"] == 3
+    os.close(reader)
+    assert pipe.is_fifo()

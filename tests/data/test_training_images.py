@@ -18,7 +18,6 @@ TRAINED = ["1000268201_693b08cb0e.jpg", "17273391_55cfc7d3d4.jpg", "1.jpg", "par
         ("1000268201.jpg", "flickr:1000268201"),
         ("images/1000268201.jpg", "flickr:1000268201"),
         ("COCO_val2014_000000391895.jpg", "coco:391895"),
-        ("000000391895.jpg", "coco:391895"),
         ("667626_18933d713e.jpg", "flickr:667626"),
         ("10002456.jpg", "flickr:10002456"),
         ("391895", None),
@@ -36,6 +35,8 @@ def test_a_photo_is_known_by_its_number(name, key):
         "20240101_123456.jpg",
         "20240101_235959.jpg",
         "20240101_1234567.jpg",
+        "20240101_1234567890.jpg",
+        "000000000001.jpg",
         "PXL_20240101_123456789.jpg",
         "DSC_0001.jpg",
         "20240101.jpg",
@@ -57,7 +58,22 @@ def test_a_number_alone_is_a_photos_in_a_dataset_of_flickr():
     assert trained.shared(["667626.jpg"], dataset="mine", fingerprint="m") == []
 
 
-@pytest.mark.parametrize("names", [("20240101_123456.jpg", "20240101_235959.jpg"), ("100001.jpg", "100001.jpg")])
+def test_twelve_digits_are_a_photos_in_a_dataset_of_coco():
+    assert photo_key("000000391895.jpg", coco=True) == "coco:391895"
+    trained = TrainingImages.of(["COCO_val2014_000000391895.jpg"], dataset="mine", fingerprint="m")
+    assert trained.shared(["000000391895.jpg"], dataset="coco2017", fingerprint="c") == ["000000391895.jpg"]
+    assert trained.shared(["000000391895.jpg"], dataset="frames", fingerprint="f") == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("20240101_123456.jpg", "20240101_235959.jpg"),
+        ("20240101_1234567890.jpg", "20240101_1234567891.jpg"),
+        ("000000000001.jpg", "000000000001.jpg"),
+        ("100001.jpg", "100001.jpg"),
+    ],
+)
 def test_own_photos_are_not_those_of_another_training(names):
     trained = TrainingImages.of(names[:1], dataset="holiday", fingerprint="h")
     assert trained.shared(names[1:], dataset="party", fingerprint="p") == []

@@ -1,4 +1,5 @@
 import gzip
+import json
 import logging
 import random
 
@@ -104,7 +105,20 @@ def test_unreadable_frequencies_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match="is not a file of document frequencies"):
             DocumentFrequencies.load(path)
-    torn = tmp_path / "frequencies.json.gz"
-    torn.write_bytes(gzip.compress(b"{}" * 99)[:20])
-    with pytest.raises(DataError, match="cannot be read as document frequencies"):
-        DocumentFrequencies.load(torn)
+    whole = gzip.compress(b"{}" * 99)
+    for damaged in (whole[:20], whole[:10] + b"\xff" * 8 + whole[18:]):
+        (tmp_path / "frequencies.json.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read as document frequencies"):
+            DocumentFrequencies.load(tmp_path / "frequencies.json.gz")
+
+
+@pytest.mark.parametrize(
+    ("images", "frequencies"),
+    [("x", [1]), (0, {}), (-3, {}), (True, {}), (2.0, {}), (2, [["dog", 2]]), (2, {"dog": "2"}), (2, {"dog": False})],
+)
+def test_damaged_frequencies_are_refused(tmp_path, images, frequencies):
+    path = tmp_path / "frequencies.json"
+    DocumentFrequencies(2, {"dog": 2}).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "images": images, "frequencies": frequencies}))
+    with pytest.raises(DataError, match=r"frequencies.json: is damaged: its images and frequencies have to be whole"):
+        DocumentFrequencies.load(path)

@@ -48,6 +48,12 @@ def test_csv_of_a_spreadsheet(tmp_path, separator):
         ("p.json", "{}", r"is not a list like \["),
         ("p.json", "[{]", "is not JSON"),
         ("p.json", "[]", "has no predictions"),
+        (
+            "p.json",
+            r'[{"image_id": 391895, "caption": "\ud800 a dog"}]',
+            r'entry 1: its "caption" has \\ud800, which is half a character; correct it there',
+        ),
+        ("p.jsonl", r'{"path": "\udc80.jpg", "caption": "a dog"}', r'line 1: its "path" has \\udc80, which is half'),
         ("p.json", '[{"image_id": 1}]', r'entry 1: has no "caption"; give one text'),
         ("p.json", '[{"image_id": 1, "caption": ["x"]}]', 'entry 1: has another "caption"; give one text'),
         ("p.json", '[{"caption": "x"}]', 'entry 1: has no "image_id"; give the image\'s number or file name'),

@@ -127,13 +127,19 @@ def test_images_have_one_fingerprint_in_any_order_and_under_either_name():
     assert fingerprint_ids(["a.jpg", "b.jpg"]) != fingerprint_ids(["a.jpg", "c.jpg"])
 
 
-def test_photos_of_one_day_are_different_images():
-    one, other = "20240101_123456.jpg", "20240101_235959.jpg"
+@pytest.mark.parametrize("times", [("123456", "235959"), ("1234567890", "1234567891")])
+def test_photos_of_one_day_are_different_images(times):
+    one, other = (f"20240101_{time}.jpg" for time in times)
     assert fingerprint_ids([one]) != fingerprint_ids([other])
     texts = [["a dog"]]
     assert fingerprint_references(ReferenceSet("x", "", [one], texts)) != fingerprint_references(
         ReferenceSet("x", "", [other], texts)
     )
+
+
+def test_a_coco_photo_has_one_fingerprint_under_the_names_of_both_years():
+    names = ["COCO_val2014_000000391895.jpg", "000000391895.jpg", "000000391895"]
+    assert len({fingerprint_ids([name]) for name in names}) == 1
 
 
 def test_references_of_photos_under_other_names_are_the_same():

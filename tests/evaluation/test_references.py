@@ -81,6 +81,18 @@ def test_a_folder_that_is_no_prepared_dataset(tmp_path):
             r"1 image \(a.jpg\) in it more than once",
         ),
         (
+            {"annotations": [{"image_id": 7, "caption": "a \ud800 dog"}]},
+            r"a caption of image 7 has \\ud800, which is half a character; correct it there",
+        ),
+        (
+            {"images": [{"filename": "a.jpg", "split": "test", "sentences": [{"raw": "\udfff"}]}]},
+            r"a caption of image a.jpg has \\udfff, which is half a character; correct it there",
+        ),
+        (
+            {"images": [{"filename": "\ud800.jpg", "split": "test", "sentences": [{"raw": "x"}]}]},
+            r"the file name of an image has \\ud800, which is half a character; correct it there",
+        ),
+        (
             {"images": [{"filename": "a.jpg", "split": "train", "sentences": [{"raw": "x"}]}]},
             "has no images in a split test; it has train",
         ),

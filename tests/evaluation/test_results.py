@@ -93,6 +93,15 @@ def test_a_result_file_is_read_as_it_was_written(tmp_path):
     assert result.scores.bleu_counts[row] == evaluation.bleu_counts[1]
 
 
+def test_a_result_that_cannot_be_written_leaves_the_older_file(tmp_path):
+    older = write(tmp_path / "a.json", evaluate()).read_bytes()
+    torn = evaluate(["\ud800 a dog", *THEIRS[1:]])
+    with pytest.raises(UnicodeEncodeError):
+        write(tmp_path / "a.json", torn)
+    assert (tmp_path / "a.json").read_bytes() == older
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_comparing_pairs_the_images_whatever_their_order(tmp_path):
     first = read_result(write(tmp_path / "a.json", evaluate()))
     better = evaluate([texts[0] for texts in reversed(PHOTOS.values())], REFERENCES.select([2, 1, 0]))
