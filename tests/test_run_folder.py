@@ -276,6 +276,9 @@ def test_run_of_the_folder_one_is_in(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["best", "step-00000001"])
 def test_existing_run_is_not_overwritten_by_accident(tmp_path, name):
     (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").touch()
+    check_free(tmp_path / "a")
+    (tmp_path / "a" / "settings.json").touch()
     (tmp_path / "a" / "metrics.jsonl").touch()
     check_free(tmp_path / "a")  # nothing that could be lost
     (tmp_path / "a" / name).mkdir()
@@ -285,3 +288,4 @@ def test_existing_run_is_not_overwritten_by_accident(tmp_path, name):
         f"{tmp_path}/a holds a run already: go on with --resume {tmp_path}/a, start another with --trainer.run NAME, "
         "or replace it with --trainer.overwrite"
     )
+    check_free(tmp_path / "a", overwrite=True)

@@ -106,8 +106,8 @@ class Training:
         run = run_of(resume) if resume else self.folder
         if resume or self.automatic:
             processes.one_after_another(lambda: clear_leftovers(run))
-        elif not self.settings.trainer.overwrite:
-            check_free(run)
+        else:
+            check_free(run, overwrite=self.settings.trainer.overwrite)
         if not resume:
             return None
         found = find_checkpoint(resume if names_step(resume) else run)
