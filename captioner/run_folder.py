@@ -179,15 +179,30 @@ def exported_step(run: Path) -> int | None:
         return None
 
 
-def give_up_future(run: Path, step: int) -> None:
-    """Set aside the checkpoints and the export of later steps, before a run goes on from this one in another way."""
+def has_best(run: Path, step: int) -> bool:
+    """Whether a run's export is that of a step, or of one that is not saved and will be taken again."""
+    exported = exported_step(run)
+    return exported is not None and (exported == step or exported > max(map(step_of, list_checkpoints(run)), default=0))
+
+
+def give_up_future(run: Path, step: int, *, keep_best: bool = False, finished: bool = False) -> None:
+    """Set aside what is of later steps, before a run goes on from this one.
+
+    Args:
+        run: its folder.
+        step: where it goes on.
+        keep_best: let an export of a later step stay until there is another: it is all that is left of that step.
+        finished: whether no steps are left to take; otherwise the test figures are set aside too.
+    """
     later = [folder for folder in list_checkpoints(run) if step_of(folder) > step]
-    if (exported_step(run) or 0) > step:
+    if (exported := exported_step(run) or 0) > step and not keep_best:
         later.append(run / BEST)
+    elif exported > step:
+        logger.warning("%s is of step %d, which is not saved: it stays until there is another", run / BEST, exported)
     if later:
         names = ", ".join(folder.name for folder in later)
         logger.warning("%s goes on from step %d; what is later is given up: %s", run, step, names)
-    set_aside(later)
+    set_aside([*later, *(run.glob("evaluation-*.json") if later or not finished else ())])
 
 
 def clear_run(run: Path) -> None:

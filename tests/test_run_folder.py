@@ -16,6 +16,7 @@ from captioner.run_folder import (
     check_resumable,
     exported_step,
     give_up_future,
+    has_best,
     read_settings,
     run_of,
     write_settings,
@@ -241,6 +242,25 @@ def test_what_is_later_than_a_resumed_step_is_set_aside(tmp_path, caplog, export
     caplog.clear()
     give_up_future(tmp_path, 4)
     assert caplog.messages == []
+
+
+def test_a_later_export_may_stay_and_counts_until_its_step_is_taken_again(tmp_path, caplog):
+    (tmp_path / "step-00000004").mkdir()
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "metrics.json").write_text('{"validation_at_best": {"step": 6}}')
+    give_up_future(tmp_path, 4, keep_best=True)
+    assert f"{tmp_path / 'best'} is of step 6, which is not saved: it stays until there is another" in caplog.text
+    assert [has_best(tmp_path, step) for step in (4, 6)] == [True, True]
+    (tmp_path / "step-00000006").mkdir()
+    assert [has_best(tmp_path, step) for step in (4, 6)] == [False, True]
+
+
+@pytest.mark.parametrize(("options", "stays"), [({"finished": True}, True), ({}, False)])
+def test_figures_stay_while_no_steps_are_left(tmp_path, options, stays):
+    (tmp_path / "step-00000004").mkdir()
+    (tmp_path / "evaluation-test.json").touch()
+    give_up_future(tmp_path, 4, **options)
+    assert (tmp_path / "evaluation-test.json").exists() == stays
 
 
 def test_settings_of_an_earlier_version_take_defaults_for_new_ones(tmp_path):

@@ -104,13 +104,14 @@ class Training:
         from captioner.whole_writes import clear_leftovers
 
         run = run_of(resume) if resume else self.folder
+        self.chosen = bool(resume and names_step(resume))  # a step, rather than all that there is of the run
         if resume or self.automatic:
             processes.one_after_another(lambda: clear_leftovers(run))
         else:
             check_free(run, overwrite=self.settings.trainer.overwrite)
         if not resume:
             return None
-        found = find_checkpoint(resume if names_step(resume) else run)
+        found = find_checkpoint(resume if self.chosen else run)
         check_resumable(read_settings(run)[1], self.settings, position=found[1]["position"])
         processes.one_after_another(lambda: repair_tokenizer(run, *found))
         return found
@@ -160,6 +161,7 @@ class Training:
         from captioner.build import sample_pictures
         from captioner.run_folder import clear_run, give_up_future, write_settings
         from captioner.settings_json import settings_to_dict
+        from captioner.training.progress import count_steps
         from captioner.training.tracking import Trackers, open_trackers
 
         self.stage = TRAINING
@@ -167,7 +169,8 @@ class Training:
             return Trackers([])
         step = found[1]["step"] if found else 0
         if found:
-            give_up_future(self.folder, step)
+            finished = step >= count_steps(task.batches_per_epoch(), self.settings.trainer)
+            give_up_future(self.folder, step, keep_best=not self.chosen, finished=finished)
         elif not self.automatic:
             clear_run(self.folder)
         write_settings(self.folder, self.settings, preset=self.preset, resumed_at=step if found else None)
@@ -194,7 +197,7 @@ class Training:
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> "RunState":
-        from captioner.run_folder import exported_step
+        from captioner.run_folder import has_best
         from captioner.training.loop import fit
 
         state = fit(
@@ -204,7 +207,7 @@ class Training:
             run=self.folder,
             begin=lambda: self._begin(task, resources, accelerator, found),
             on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
-            has_best=lambda step: exported_step(self.folder) == step,
+            has_best=lambda step: has_best(self.folder, step),
             on_saved=self._share_checkpoint,
             made_from=self.made_from,
             resume=found,
@@ -246,12 +249,19 @@ class Training:
 
     def _finish(self, resources: "Resources", *, step: int) -> int:
         """Evaluate the best model, and wait for its last upload."""
+        from captioner.training.checkpoint import list_checkpoints, step_of
+
+        saved = max(map(step_of, list_checkpoints(self.folder)), default=0)
+        again = self._again()
+        if saved < step and self.best.exists():  # to go on would be to take these steps again
+            again = shlex.join(["captioner", "evaluate", str(self.best), "--update-card"])
+            _say(f"the steps after step {saved} are not saved; {self.best} is whole, evaluate it with: {again}")
         with self.stopwatch.during(EVALUATION):
-            finish_run(self.folder, resources, self.settings, prog=self.prog, again=self._again())
+            finish_run(self.folder, resources, self.settings, prog=self.prog, again=again)
         with self.stopwatch.during(UPLOAD):
             uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
         self.stopwatch.write(self.folder, step)
-        return 0 if uploaded else 1
+        return 0 if uploaded and saved >= step else 1
 
     def _again(self) -> str:
         """What to type to go on with the run, also where this is one of several processes that a launcher started."""

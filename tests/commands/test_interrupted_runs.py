@@ -17,6 +17,7 @@ from tiny_workshop import write_photos
 from captioner import publish, resources, scoring
 from captioner.commands import prepare
 from captioner.commands.training_run import Training
+from captioner.evaluation import result_files
 from captioner.run_folder import exported_step, read_settings
 from captioner.tasks.captioning import CaptioningTask
 from captioner.training import checkpoint
@@ -178,6 +179,62 @@ def test_a_polite_kill_with_a_full_disk_is_no_success(workshop, tmp_path, monkey
         "stopped by SIGTERM; its newest state could not be saved; there is no checkpoint either; start it anew with "
         "the same command"
     )
+
+
+def fill_disk_after(patch, step):
+    """Let no checkpoint after that of a step find space."""
+    save_file = checkpoint.save_file
+
+    def save(tensors, path):
+        if f"step-{step:08d}" not in path.parent.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, path)
+
+    patch.setattr(checkpoint, "save_file", save)
+
+
+def test_the_best_model_of_steps_that_could_not_be_saved_stays(workshop, tmp_path, monkeypatch, capsys):
+    def write_nothing(path, *contents):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        score(patch, [1.0, 2.0, 3.0, 1.0])
+        fill_disk_after(patch, 3)
+        patch.setattr(result_files, "write_result", write_nothing)
+        assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "full", *LONG) == 2
+    *_, said, error = capsys.readouterr().err.splitlines()
+    command = f"captioner evaluate {run / 'best'} --update-card"
+    assert said == f"the steps after step 3 are not saved; {run / 'best'} is whole, evaluate it with: {command}"
+    assert error.endswith(f"(No space left on device); free some space and go on with: {command}")
+    before = contents(run / "best")
+    with monkeypatch.context() as patch:
+        before_loss(patch, 2, cut_power)
+        with pytest.raises(SystemError):
+            workshop.train("--resume", str(run))
+    assert exported_step(run) == 9
+    assert contents(run / "best") == before
+    score(monkeypatch, [2.0, 3.0, 1.0])
+    assert workshop.train("--resume", str(run)) == 0
+    assert exported_step(run) == 9
+
+
+def test_a_run_whose_last_steps_are_not_saved_is_no_success(workshop, tmp_path, monkeypatch):
+    fill_disk_after(monkeypatch, 3)
+    assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "full", *LONG) == 1
+    assert (tmp_path / "full" / "evaluation-test.json").exists()
+
+
+def test_figures_of_a_model_that_is_trained_on_do_not_stay(workshop, copied, monkeypatch):
+    assert (copied / "evaluation-test.json").exists()
+    with monkeypatch.context() as patch:
+        before_loss(patch, 2, cut_power)
+        with pytest.raises(SystemError):
+            workshop.train("--resume", str(copied), "--trainer.epochs", "5")
+    assert not (copied / "evaluation-test.json").exists()
+    assert workshop.train("--resume", str(copied)) == 0
+    assert (copied / "evaluation-test.json").exists()
+    assert not [*copied.glob(".*")]
 
 
 def test_the_command_to_go_on_with_can_be_typed_as_it_is(workshop, tmp_path, monkeypatch, capsys):
