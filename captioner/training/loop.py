@@ -51,7 +51,7 @@ def fit(
         accelerator: device, processes and precision.
         run: the run's folder, for checkpoints.
         begin: called once all that the run goes on from is loaded, and nothing can be refused any more; gives where
-            metrics go.
+            metrics go, which is left open.
         on_best: called with the validation metrics to export the model: whenever the monitored one is the best so far,
             and again where that export is missing.
         has_best: whether the exported model is that of a step.
@@ -113,8 +113,8 @@ class _Fit:
             if resume:
                 self._load(*resume)
             self.average = self._start_average(resume)
-            with contextlib.closing(begin()) as self.trackers:
-                self._run()
+            self.trackers = begin()
+            self._run()
         finally:
             self.task.module = self.bare_module
         return self.state

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from tiny_shards import write_shards
 from tiny_workshop import write_photos
 
-from captioner import publish, resources, scoring
+from captioner import publish, resources, scoring, uploads
 from captioner.commands import prepare
 from captioner.commands.training_run import Training
 from captioner.evaluation import result_files
 from captioner.run_folder import exported_step, read_settings
 from captioner.tasks.captioning import CaptioningTask
-from captioner.training import checkpoint
+from captioner.training import checkpoint, tracking
 
 LONG = ("--trainer.max-steps", "0", "--trainer.epochs", "4")  # of three steps
 ROOT = Path(__file__).parents[2]
@@ -299,8 +299,46 @@ class TestASignalOutsideOfTraining:
         before = contents(copied)
         monkeypatch.setattr(resources, "load_encoder", send(number))
         assert workshop.train("--resume", str(copied)) == status
-        assert told() == f"stopped by {number.name}; go on with: captioner train tiny --resume {copied}\n"
+        assert told() == (
+            f"stopped by {number.name}; training had not begun, what is prepared is kept; start it with the same "
+            "command\n"
+        )
         assert contents(copied) == before
+
+    def test_while_the_trackers_open(self, workshop, tmp_path, monkeypatch, capsys, number, status):
+        words = ["--trainer.folder", str(tmp_path), "--trainer.run", "new"]
+        with monkeypatch.context() as patch:
+            patch.setattr(tracking, "open_trackers", send(number))
+            assert workshop.train(*words) == status
+        assert "; training had not begun, what is prepared is kept; start it" in capsys.readouterr().err
+        assert workshop.train(*words) == 0
+
+    def test_while_the_trackers_close(self, workshop, tmp_path, monkeypatch, capsys, number, status):
+        monkeypatch.setattr(tracking.Trackers, "close", send(number))
+        assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "new") == status
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stopped by {number.name}; the run is trained and not evaluated yet; evaluate it with: "
+            f"captioner train tiny --resume {tmp_path / 'new'}"
+        )
+
+    def test_while_the_trackers_of_a_stopped_run_close(self, workshop, copied, monkeypatch, capsys, number, status):
+        before_loss(monkeypatch, 2, send(number))
+        monkeypatch.setattr(tracking.Trackers, "close", send(number))
+        assert workshop.train("--resume", str(copied / "step-00000006")) == status
+        assert (copied / "step-00000008").exists()
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stopped by {number.name}; go on with: captioner train tiny --resume {copied}"
+        )
+
+    def test_while_the_last_upload_runs(self, workshop, copied, monkeypatch, capsys, number, status):
+        for name in ("submit", "stop"):
+            monkeypatch.setattr(uploads.BackgroundUploads, name, lambda *words, **options: None)
+        monkeypatch.setattr(uploads.BackgroundUploads, "finish", send(number))
+        assert workshop.train("--resume", str(copied), "--hub.repo-id", "me/captioner") == status
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stopped by {number.name}; the run is trained and evaluated, only its upload is not done; upload it with: "
+            f"captioner push {copied / 'best'} me/captioner"
+        )
 
     def test_in_the_evaluation(self, workshop, copied, monkeypatch, capsys, number, status):
         monkeypatch.setattr(scoring, "evaluate_captioner", send(number))
