@@ -218,6 +218,28 @@ def run_of(path: Path) -> Path:
     return path.parent if path.name == BEST or names_step(path) else path
 
 
+def check_goes_on(origin: Path, run: Path) -> None:
+    """Raise ConfigError if what a run is to go on from is of another run: it would be trained without its lock."""
+    if run_of(origin).resolve() != run.resolve():
+        raise ConfigError(
+            f"--resume {origin} goes on in {run_of(origin)}, not in {run}: drop --trainer.run and --trainer.folder, or "
+            "copy the run first and resume the copy"
+        )
+
+
+def check_unfinished(run: Path) -> None:
+    """Raise ConfigError if a run without checkpoints has an evaluated best model, which a new one would replace."""
+    try:
+        metrics = json.loads((run / BEST / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        metrics = {}
+    if any(run.glob("evaluation-*.json")) or any(name.startswith("test") for name in metrics):
+        raise ConfigError(
+            f"{run} has an evaluated best model and no checkpoint to go on from: start another with --trainer.run, or "
+            "replace it with --trainer.overwrite in place of --resume auto"
+        )
+
+
 def check_free(run: Path, *, overwrite: bool = False) -> None:
     """Raise ConfigError if the folder holds something else than a run, or a run that is not to be overwritten."""
     is_run = any((folder / SETTINGS).is_file() for folder in (run, *list_checkpoints(run)))

@@ -103,12 +103,16 @@ class Training:
 
     def _find_state(self, resume: Path | None, processes: "Processes") -> "tuple[Path, dict[str, Any]] | None":
         """The checkpoint to go on from; raises ConfigError if the settings are not for it, or a new run has no room."""
-        from captioner.run_folder import check_free, check_resumable, read_settings, run_of
+        from captioner.run_folder import check_free, check_goes_on, check_resumable, check_unfinished, read_settings
         from captioner.training.checkpoint import find_checkpoint, names_step, repair_tokenizer
         from captioner.whole_writes import clear_leftovers
 
-        run = run_of(resume) if resume else self.folder
+        run = self.folder
+        if resume:
+            check_goes_on(resume, run)
         self.chosen = bool(resume and names_step(resume))  # a step, rather than all that there is of the run
+        if self.automatic and not resume:
+            check_unfinished(run)
         if resume or self.automatic:
             processes.one_after_another(lambda: clear_leftovers(run))
         else:

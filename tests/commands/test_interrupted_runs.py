@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_shards import write_shards
 from tiny_workshop import write_photos
 
-from captioner import publish, resources, scoring, uploads
+from captioner import publish, resources, scoring, uploads, whole_writes
 from captioner.commands import prepare
 from captioner.commands.training_run import Training
 from captioner.evaluation import result_files
@@ -104,6 +104,30 @@ def test_a_resume_that_is_refused_gives_nothing_up(workshop, copied, told):
     assert workshop.train("--resume", str(copied / "step-00000006"), "--decoder.width", "32") == 2
     told()
     assert contents(copied) == before
+
+
+def test_a_run_goes_on_under_its_own_name(workshop, copied, told):
+    (copied / ".step-00000015.writing").mkdir()  # as if another process were saving
+    before = contents(copied.parent)
+    assert workshop.train("--resume", str(copied), "--trainer.run", "other") == 2
+    assert told().startswith(
+        f"error: --resume {copied} goes on in {copied}, not in {copied.parent / 'other'}: drop --trainer.run and "
+    )
+    assert contents(copied.parent) == before
+    assert (copied / ".step-00000015.writing").exists()
+    assert not (copied.parent / "other").exists()
+
+
+@pytest.mark.parametrize("lost", [["evaluation-test.json"], ["best"]])
+def test_a_finished_model_without_checkpoints_is_not_begun_anew(workshop, copied, told, lost):
+    for path in [*copied.glob("step-*"), *(copied / name for name in lost)]:
+        whole_writes.remove(path)
+    before = contents(copied)
+    words = ["--trainer.folder", str(copied.parent), "--trainer.run", "copied"]
+    assert workshop.train(*words, "--resume", "auto") == 2
+    assert told().startswith(f"error: {copied} has an evaluated best model and no checkpoint to go on from: start")
+    assert contents(copied) == before
+    assert workshop.train(*words, "--trainer.overwrite") == 0
 
 
 def test_two_processes_do_not_train_one_run(workshop, copied, told):
