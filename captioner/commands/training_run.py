@@ -43,7 +43,7 @@ class Training:
         self.automatic, self.shared = automatic, shared
         self.folder = Path(settings.trainer.folder) / settings.trainer.run
         self.best = self.folder / "best"
-        self.stage, self.evaluate_with = BEGINNING, self._again()
+        self.stage, self.evaluate_with, self.is_saved = BEGINNING, self._again(), True
         self.stopwatch = Stopwatch()
 
     def run(self, resume: Path | None) -> int:
@@ -68,7 +68,7 @@ class Training:
                 return 130
             # Before the training others may be waiting for this process, and their launcher ends them when one fails.
             waited_for = self.stage == BEGINNING and processes.count > 1
-            return 1 if self.stage == TRAINING or waited_for else 0
+            return 1 if self.stage == TRAINING or not self.is_saved or waited_for else 0
 
     def _run(self, resume: Path | None, accelerator: Any, processes: "Processes") -> int:
         from captioner.training.signals import InterruptedTrainingError
@@ -285,7 +285,7 @@ class Training:
         """Evaluate the best model, and wait for its last upload."""
         with self.stopwatch.during(EVALUATION):
             finish_run(self.folder, resources, self.settings, prog=self.prog, again=self.evaluate_with)
-        self.stage = UPLOADING
+        self.stage = UPLOADING if self.uploads else EVALUATING
         with self.stopwatch.during(UPLOAD):
             uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
         self.stopwatch.write(self.folder, step)

@@ -249,6 +249,17 @@ def test_a_run_whose_last_steps_are_not_saved_is_no_success(workshop, tmp_path, 
     assert (tmp_path / "full" / "evaluation-test.json").exists()
 
 
+def test_a_stop_after_steps_that_are_not_saved_is_no_success(workshop, tmp_path, monkeypatch, capsys):
+    fill_disk_after(monkeypatch, 3)
+    monkeypatch.setattr(scoring, "evaluate_captioner", send(signal.SIGTERM))
+    assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "full", *LONG) == 1
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(f"evaluate it with: captioner evaluate {tmp_path / 'full' / 'best'} --update-card")
+    )
+
+
 def test_figures_of_a_model_that_is_trained_on_do_not_stay(workshop, copied, monkeypatch):
     assert (copied / "evaluation-test.json").exists()
     with monkeypatch.context() as patch:
