@@ -206,10 +206,9 @@ def _place(settings: Settings) -> Path:
     if not settings.trainer.run:
         raise ConfigError("trainer.run is empty; name the run")
     run = Path(settings.trainer.folder) / settings.trainer.run
-    if not settings.trainer.overwrite:
-        check_free(run)
-        if run.exists() and any(run.iterdir()):
-            raise ConfigError(f"{run} is there already and holds no run; name another folder with --trainer.run")
+    check_free(run, overwrite=settings.trainer.overwrite)
+    if not settings.trainer.overwrite and run.exists() and any(run.iterdir()):
+        raise ConfigError(f"{run} is there already and holds no run; name another folder with --trainer.run")
     return run
 
 

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import logging
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,15 +15,20 @@ import captioner
 from captioner.errors import CheckpointError, ConfigError
 from captioner.settings import Settings
 from captioner.settings_json import changed_settings, settings_from_dict, settings_to_dict
-from captioner.training.checkpoint import SETTINGS, list_checkpoints, names_step, set_aside, step_of
+from captioner.training.checkpoint import SETTINGS, TOKENIZER_FILES, list_checkpoints, names_step, set_aside, step_of
 from captioner.training.run_lock import LOCK
-from captioner.whole_writes import write_text
+from captioner.whole_writes import remove, write_text
 
 logger = logging.getLogger(__name__)
 
 BEST, CHECKSUM = "best", "checksum"
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors")
-
+WRITTEN = (
+    *(*TOKENIZER_FILES, "training_images.json", "encoder", BEST, "step-[0-9]*", "evaluation-*.json", "report"),
+    *("metrics.jsonl", "timings.jsonl", "not-finite-*.txt", "tensorboard", "wandb", "wandb-id.txt"),
+    *(".*.writing", ".*.retired", ".*.abandoned"),
+)
+"""What a run writes into its folder, beside its settings and a picture."""
 
 FIXED = ("data.name", "data.splits", "tokenizer", "encoder", "projection", "decoder", "task.name")
 """Groups and settings that make the network and its words: what was trained with others is of no use with these."""
@@ -175,24 +179,36 @@ def exported_step(run: Path) -> int | None:
         return None
 
 
-def give_up_future(run: Path, step: int) -> None:
-    """Set aside the checkpoints and the export of later steps, before a run goes on from this one in another way."""
+def has_best(run: Path, step: int) -> bool:
+    """Whether a run's export is that of a step, or of one that is not saved and will be taken again."""
+    exported = exported_step(run)
+    return exported is not None and (exported == step or exported > max(map(step_of, list_checkpoints(run)), default=0))
+
+
+def give_up_future(run: Path, step: int, *, keep_best: bool = False, finished: bool = False) -> None:
+    """Set aside what is of later steps, before a run goes on from this one.
+
+    Args:
+        run: its folder.
+        step: where it goes on.
+        keep_best: let an export of a later step stay until there is another: it is all that is left of that step.
+        finished: whether no steps are left to take; otherwise the test figures are set aside too.
+    """
     later = [folder for folder in list_checkpoints(run) if step_of(folder) > step]
-    if (exported_step(run) or 0) > step:
+    if (exported := exported_step(run) or 0) > step and not keep_best:
         later.append(run / BEST)
+    elif exported > step:
+        logger.warning("%s is of step %d, which is not saved: it stays until there is another", run / BEST, exported)
     if later:
         names = ", ".join(folder.name for folder in later)
         logger.warning("%s goes on from step %d; what is later is given up: %s", run, step, names)
-    set_aside(later)
+    set_aside([*later, *(run.glob("evaluation-*.json") if later or not finished else ())])
 
 
 def clear_run(run: Path) -> None:
-    """Remove all of a run but the lock that is held on it."""
-    for path in run.iterdir() if run.exists() else ():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != LOCK:
-            path.unlink()
+    """Remove what a run wrote but its settings, which tell that the folder is a run's until new ones replace them."""
+    for path in [path for pattern in WRITTEN for path in run.glob(pattern)]:
+        remove(path)
 
 
 def run_of(path: Path) -> Path:
@@ -202,8 +218,36 @@ def run_of(path: Path) -> Path:
     return path.parent if path.name == BEST or names_step(path) else path
 
 
-def check_free(run: Path) -> None:
-    """Raise ConfigError if a run of this name exists already."""
+def check_goes_on(origin: Path, run: Path) -> None:
+    """Raise ConfigError if what a run is to go on from is of another run: it would be trained without its lock."""
+    if run_of(origin).resolve() != run.resolve():
+        raise ConfigError(
+            f"--resume {origin} goes on in {run_of(origin)}, not in {run}: drop --trainer.run and --trainer.folder, or "
+            "copy the run first and resume the copy"
+        )
+
+
+def check_unfinished(run: Path) -> None:
+    """Raise ConfigError if a run without checkpoints has an evaluated best model, which a new one would replace."""
+    try:
+        metrics = json.loads((run / BEST / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        metrics = {}
+    if any(run.glob("evaluation-*.json")) or any(name.startswith("test") for name in metrics):
+        raise ConfigError(
+            f"{run} has an evaluated best model and no checkpoint to go on from: start another with --trainer.run, or "
+            "replace it with --trainer.overwrite in place of --resume auto"
+        )
+
+
+def check_free(run: Path, *, overwrite: bool = False) -> None:
+    """Raise ConfigError if the folder holds something else than a run, or a run that is not to be overwritten."""
+    is_run = any((folder / SETTINGS).is_file() for folder in (run, *list_checkpoints(run)))
+    unfinished = f".{SETTINGS}.writing"  # of a run that was killed before anything else
+    if run.exists() and not is_run and any(path.name not in (LOCK, unfinished) for path in run.iterdir()):
+        raise ConfigError(f"{run} is there already and holds no run; name another folder with --trainer.run")
+    if overwrite:
+        return
     if (run / BEST).exists() or list_checkpoints(run):
         raise ConfigError(
             f"{run} holds a run already: go on with --resume {run}, start another with --trainer.run NAME, "

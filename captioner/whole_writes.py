@@ -88,10 +88,15 @@ def clear_leftovers(run: Path) -> None:
         else:
             retired.rename(whole)
     for unfinished in run.glob(".*.writing"):
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished, ignore_errors=True)
-        else:
-            unfinished.unlink(missing_ok=True)
+        remove(unfinished)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or all of a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

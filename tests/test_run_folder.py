@@ -16,6 +16,7 @@ from captioner.run_folder import (
     check_resumable,
     exported_step,
     give_up_future,
+    has_best,
     read_settings,
     run_of,
     write_settings,
@@ -243,6 +244,25 @@ def test_what_is_later_than_a_resumed_step_is_set_aside(tmp_path, caplog, export
     assert caplog.messages == []
 
 
+def test_a_later_export_may_stay_and_counts_until_its_step_is_taken_again(tmp_path, caplog):
+    (tmp_path / "step-00000004").mkdir()
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "metrics.json").write_text('{"validation_at_best": {"step": 6}}')
+    give_up_future(tmp_path, 4, keep_best=True)
+    assert f"{tmp_path / 'best'} is of step 6, which is not saved: it stays until there is another" in caplog.text
+    assert [has_best(tmp_path, step) for step in (4, 6)] == [True, True]
+    (tmp_path / "step-00000006").mkdir()
+    assert [has_best(tmp_path, step) for step in (4, 6)] == [False, True]
+
+
+@pytest.mark.parametrize(("options", "stays"), [({"finished": True}, True), ({}, False)])
+def test_figures_stay_while_no_steps_are_left(tmp_path, options, stays):
+    (tmp_path / "step-00000004").mkdir()
+    (tmp_path / "evaluation-test.json").touch()
+    give_up_future(tmp_path, 4, **options)
+    assert (tmp_path / "evaluation-test.json").exists() == stays
+
+
 def test_settings_of_an_earlier_version_take_defaults_for_new_ones(tmp_path):
     settings = settings_to_dict(SETTINGS)
     del settings["export"], settings["optim"]["clip_norm"]
@@ -276,6 +296,9 @@ def test_run_of_the_folder_one_is_in(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["best", "step-00000001"])
 def test_existing_run_is_not_overwritten_by_accident(tmp_path, name):
     (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").touch()
+    check_free(tmp_path / "a")
+    (tmp_path / "a" / "settings.json").touch()
     (tmp_path / "a" / "metrics.jsonl").touch()
     check_free(tmp_path / "a")  # nothing that could be lost
     (tmp_path / "a" / name).mkdir()
@@ -285,3 +308,4 @@ def test_existing_run_is_not_overwritten_by_accident(tmp_path, name):
         f"{tmp_path}/a holds a run already: go on with --resume {tmp_path}/a, start another with --trainer.run NAME, "
         "or replace it with --trainer.overwrite"
     )
+    check_free(tmp_path / "a", overwrite=True)

@@ -65,7 +65,8 @@ def _train(argv: Sequence[str], presets: Mapping[str, Settings] | None, prog: st
         preset, _ = read_settings(run_of(resume))
     if not settings.trainer.run:
         settings = replace(settings, trainer=replace(settings.trainer, run=preset))
-    return Training(settings, preset=preset, prog=prog, automatic=flags.resume == AUTO).run(resume)
+    shared = not isinstance(flags.resume, str | None)
+    return Training(settings, preset=preset, prog=prog, automatic=flags.resume == AUTO, shared=shared).run(resume)
 
 
 def _origin(name: str) -> "str | SharedRun | SharedWeights":

@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from captioner.tasks.captioning import CaptioningTask
     from captioner.training.loop import RunState
     from captioner.training.processes import Processes
-    from captioner.training.signals import InterruptedTrainingError, StoppedError
     from captioner.training.tracking import Trackers
 
-BEGINNING, TRAINING, FINISHING = "beginning", "training", "finishing"
-"""Stages of a run, of which only the second one has something to lose."""
+BEGINNING, TRAINING, STOPPED = "beginning", "training", "stopped"
+EVALUATING, UPLOADING = "evaluating", "uploading"
+"""Stages of a run, of which only the training has something to lose."""
 UPLOAD_SECONDS = 60.0
 """What a stopped run waits for its last upload; clusters give a process some minutes after a polite kill."""
 
@@ -32,13 +32,18 @@ UPLOAD_SECONDS = 60.0
 class Training:
     """One training run, from its settings to its evaluated export."""
 
-    def __init__(self, settings: Settings, *, preset: str, prog: str, automatic: bool = False) -> None:
-        """Prepare a run; an ``automatic`` one may begin in the folder that a killed one left."""
+    def __init__(
+        self, settings: Settings, *, preset: str, prog: str, automatic: bool = False, shared: bool = False
+    ) -> None:
+        """Prepare a run; an ``automatic`` one may begin in the folder that a killed one left.
+
+        One that is ``shared`` was just made from a repository, and cannot be made again in its place.
+        """
         self.settings, self.preset, self.prog = settings, preset, prog
-        self.automatic = automatic
+        self.automatic, self.shared = automatic, shared
         self.folder = Path(settings.trainer.folder) / settings.trainer.run
         self.best = self.folder / "best"
-        self.stage = BEGINNING
+        self.stage, self.evaluate_with, self.is_saved = BEGINNING, self._again(), True
         self.stopwatch = Stopwatch()
 
     def run(self, resume: Path | None) -> int:
@@ -58,12 +63,12 @@ class Training:
                 return self._run(resume, accelerator, processes)
         except (InterruptedTrainingError, StoppedError) as stopped:
             if processes.is_main:
-                _say(f"{stopped}; {self._way_on(stopped, resume)}")
+                _say(f"{stopped}; {self._way_on()}")
             if stopped.signal == signal.SIGINT:
                 return 130
             # Before the training others may be waiting for this process, and their launcher ends them when one fails.
             waited_for = self.stage == BEGINNING and processes.count > 1
-            return 0 if self._has_all(stopped) and not waited_for else 1
+            return 1 if self.stage == TRAINING or not self.is_saved or waited_for else 0
 
     def _run(self, resume: Path | None, accelerator: Any, processes: "Processes") -> int:
         from captioner.training.signals import InterruptedTrainingError
@@ -80,37 +85,41 @@ class Training:
                 processes.part()
             return self._finish(resources, step=state.step) if processes.is_main else 0
 
-    def _has_all(self, stopped: "InterruptedTrainingError | StoppedError") -> bool:
-        """Whether nothing of what was computed is lost by a stop."""
-        return bool(getattr(stopped, "saved", None)) or self.stage != TRAINING
-
-    def _way_on(self, stopped: "InterruptedTrainingError | StoppedError", resume: Path | None) -> str:
+    def _way_on(self) -> str:
         """What a stopped run is told to do."""
         from captioner.training.checkpoint import list_checkpoints
 
-        if self.stage == FINISHING:
-            return f"the run is trained and not evaluated yet; evaluate it with: {self._again()}"
-        if self.stage == BEGINNING and not resume:
+        if self.stage == UPLOADING:
+            push = shlex.join(["captioner", "push", str(self.best), self.settings.hub.repo_id])
+            return f"the run is trained and evaluated, only its upload is not done; upload it with: {push}"
+        if self.stage == EVALUATING:
+            return f"the run is trained and not evaluated yet; evaluate it with: {self.evaluate_with}"
+        if self.stage == BEGINNING and not self.shared:
             return "training had not begun, what is prepared is kept; start it with the same command"
         if not list_checkpoints(self.folder):
             return "there is no checkpoint either; start it anew with the same command"
-        lost = "" if self._has_all(stopped) else "the steps since the newest checkpoint are lost; "
+        lost = "the steps since the newest checkpoint are lost; " if self.stage == TRAINING else ""
         return f"{lost}go on with: {self._again()}"
 
     def _find_state(self, resume: Path | None, processes: "Processes") -> "tuple[Path, dict[str, Any]] | None":
         """The checkpoint to go on from; raises ConfigError if the settings are not for it, or a new run has no room."""
-        from captioner.run_folder import check_free, check_resumable, read_settings, run_of
+        from captioner.run_folder import check_free, check_goes_on, check_resumable, check_unfinished, read_settings
         from captioner.training.checkpoint import find_checkpoint, names_step, repair_tokenizer
         from captioner.whole_writes import clear_leftovers
 
-        run = run_of(resume) if resume else self.folder
+        run = self.folder
+        if resume:
+            check_goes_on(resume, run)
+        self.chosen = bool(resume and names_step(resume))  # a step, rather than all that there is of the run
+        if self.automatic and not resume:
+            check_unfinished(run)
         if resume or self.automatic:
             processes.one_after_another(lambda: clear_leftovers(run))
-        elif not self.settings.trainer.overwrite:
-            check_free(run)
+        else:
+            check_free(run, overwrite=self.settings.trainer.overwrite)
         if not resume:
             return None
-        found = find_checkpoint(resume if names_step(resume) else run)
+        found = find_checkpoint(resume if self.chosen else run)
         check_resumable(read_settings(run)[1], self.settings, position=found[1]["position"])
         processes.one_after_another(lambda: repair_tokenizer(run, *found))
         return found
@@ -160,14 +169,15 @@ class Training:
         from captioner.build import sample_pictures
         from captioner.run_folder import clear_run, give_up_future, write_settings
         from captioner.settings_json import settings_to_dict
+        from captioner.training.progress import count_steps
         from captioner.training.tracking import Trackers, open_trackers
 
-        self.stage = TRAINING
         if not accelerator.is_main_process:
             return Trackers([])
         step = found[1]["step"] if found else 0
         if found:
-            give_up_future(self.folder, step)
+            finished = step >= count_steps(task.batches_per_epoch(), self.settings.trainer)
+            give_up_future(self.folder, step, keep_best=not self.chosen, finished=finished)
         elif not self.automatic:
             clear_run(self.folder)
         write_settings(self.folder, self.settings, preset=self.preset, resumed_at=step if found else None)
@@ -194,24 +204,51 @@ class Training:
         )
 
     def _fit(self, task: "CaptioningTask", resources: "Resources", accelerator: Any, found: Any) -> "RunState":
-        from captioner.run_folder import exported_step
+        from captioner.run_folder import has_best
         from captioner.training.loop import fit
+        from captioner.training.signals import InterruptedTrainingError
 
-        state = fit(
-            task,
-            self.settings,
-            accelerator=accelerator,
-            run=self.folder,
-            begin=lambda: self._begin(task, resources, accelerator, found),
-            on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
-            has_best=lambda step: exported_step(self.folder) == step,
-            on_saved=self._share_checkpoint,
-            made_from=self.made_from,
-            resume=found,
-            stopwatch=self.stopwatch,
-        )
-        self.stage = FINISHING
-        return state
+        with ExitStack() as opened:
+
+            def begin() -> "Trackers":
+                trackers = opened.enter_context(closing(self._begin(task, resources, accelerator, found)))
+                self.stage = TRAINING
+                return trackers
+
+            try:
+                state = fit(
+                    task,
+                    self.settings,
+                    accelerator=accelerator,
+                    run=self.folder,
+                    begin=begin,
+                    on_best=lambda metrics: self._export(task, resources, {"validation_at_best": metrics}),
+                    has_best=lambda step: has_best(self.folder, step),
+                    on_saved=self._share_checkpoint,
+                    made_from=self.made_from,
+                    resume=found,
+                    stopwatch=self.stopwatch,
+                )
+            except InterruptedTrainingError as stopped:
+                self.stage = STOPPED if stopped.saved else TRAINING
+                raise
+            self.stage = EVALUATING  # before the trackers are closed, which may take a while and loses none of the run
+            if accelerator.is_main_process:
+                self._check_saved(state.step)
+            return state
+
+    def _check_saved(self, step: int) -> None:
+        """Say what evaluates the run where its last steps are not saved: going on would be to take them again."""
+        from captioner.training.checkpoint import list_checkpoints, step_of
+
+        saved = max(map(step_of, list_checkpoints(self.folder)), default=0)
+        self.is_saved = saved >= step
+        if not self.is_saved and self.best.exists():
+            self.evaluate_with = shlex.join(["captioner", "evaluate", str(self.best), "--update-card"])
+            _say(
+                f"the steps after step {saved} are not saved; {self.best} is whole, evaluate it with: "
+                f"{self.evaluate_with}"
+            )
 
     def _export(self, task: "CaptioningTask", resources: "Resources", metrics: dict[str, Any]) -> None:
         from captioner.api import Captioner
@@ -250,11 +287,12 @@ class Training:
     def _finish(self, resources: "Resources", *, step: int) -> int:
         """Evaluate the best model, and wait for its last upload."""
         with self.stopwatch.during(EVALUATION):
-            finish_run(self.folder, resources, self.settings, prog=self.prog, again=self._again())
+            finish_run(self.folder, resources, self.settings, prog=self.prog, again=self.evaluate_with)
+        self.stage = UPLOADING if self.uploads else EVALUATING
         with self.stopwatch.during(UPLOAD):
             uploaded = not self.uploads or self.uploads.finish(self.best, "The best model, with its evaluation")
         self.stopwatch.write(self.folder, step)
-        return 0 if uploaded else 1
+        return 0 if uploaded and self.is_saved else 1
 
     def _again(self) -> str:
         """What to type to go on with the run, also where this is one of several processes that a launcher started."""

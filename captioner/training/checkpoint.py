@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from captioner.errors import CheckpointError, as_os_error
-from captioner.whole_writes import write_folder, write_text
+from captioner.whole_writes import remove, write_folder, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +132,12 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read ({error}); resume from an earlier checkpoint") from error
 
 
+def read_weights(folder: Path) -> list[dict[str, Tensor]]:
+    """A whole checkpoint's model, and its average where it has one; raises CheckpointError if it is not whole."""
+    names = ["model", *(["average"] if AVERAGE in read_state(folder)["files"] else [])]
+    return [read_tensors(folder, name) for name in names]
+
+
 def names_step(path: Path) -> bool:
     """Whether a path ends in a checkpoint's name, such as ``step-00001200``."""
     return _STEP_FOLDER.fullmatch(path.name) is not None
@@ -172,12 +177,12 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def set_aside(folders: Iterable[Path]) -> None:
+def set_aside(paths: Iterable[Path]) -> None:
     """Rename what a run gives up by going on from an earlier step, until ``prune_checkpoints`` removes it."""
-    for folder in folders:
-        aside = folder.with_name(f".{folder.name}.abandoned")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+    for path in paths:
+        aside = path.with_name(f".{path.name}.abandoned")
+        remove(aside)
+        path.rename(aside)
 
 
 def prune_checkpoints(run: Path, *, keep: int, best: int | None = None) -> None:
@@ -191,7 +196,7 @@ def prune_checkpoints(run: Path, *, keep: int, best: int | None = None) -> None:
         return
     for folder in (*folders, *run.glob(".*.abandoned")):
         if folder not in kept and not (names_step(folder) and step_of(folder) == best):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 def _is_whole(folder: Path) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from captioner.errors import CheckpointError
 from captioner.settings import Settings
 from captioner.tasks.base import Task
 from captioner.training import checkpoint, states
@@ -52,7 +51,7 @@ def fit(
         accelerator: device, processes and precision.
         run: the run's folder, for checkpoints.
         begin: called once all that the run goes on from is loaded, and nothing can be refused any more; gives where
-            metrics go.
+            metrics go, which is left open.
         on_best: called with the validation metrics to export the model: whenever the monitored one is the best so far,
             and again where that export is missing.
         has_best: whether the exported model is that of a step.
@@ -114,8 +113,8 @@ class _Fit:
             if resume:
                 self._load(*resume)
             self.average = self._start_average(resume)
-            with contextlib.closing(begin()) as self.trackers:
-                self._run()
+            self.trackers = begin()
+            self._run()
         finally:
             self.task.module = self.bare_module
         return self.state
@@ -125,11 +124,14 @@ class _Fit:
         progress = TrainingProgress(self.total, done=self.state.step, enabled=self.accelerator.is_main_process)
         with caught_signals() as caught, contextlib.closing(progress):
             self._restore_best()
+            self._stop_if(caught)
             self._train(progress, caught)
             if not self._restore_best():  # the last model stands in for it
                 self.state.best = self.state.best_step = None
                 self._validate_and_save(progress)
-                self._stop_if(caught)
+            if not self.saved:  # there may be space by now
+                self._save()
+            self._stop_if(caught)
 
     def _start_average(self, resume: tuple[Path, dict[str, Any]] | None) -> WeightAverage | None:
         """The average of the weights, where the settings want one; a checkpoint without one begins with its weights."""
@@ -257,13 +259,10 @@ class _Fit:
         if step is None or self.processes.agree(self.has_best(step)):
             return step is not None
         folder = checkpoint.step_folder(self.folder, step)
-        try:
-            content = checkpoint.read_state(folder)
-        except CheckpointError as error:
-            logger.warning("the best model so far, of step %d, is neither exported nor saved: %s", step, error)
+        tensors, problem = self.processes.read_as_main(lambda: checkpoint.read_weights(folder))
+        if tensors is None:
+            logger.warning("the best model so far, of step %d, is neither exported nor saved: %s", step, problem)
             return False
-        tensors = [checkpoint.read_tensors(folder, "model")]
-        tensors += [checkpoint.read_tensors(folder, "average")] if checkpoint.AVERAGE in content["files"] else []
         with states.other_weights(self.bare_module, *tensors, origin=folder):
             self.task.module.eval()
             with self.processes.whole_module(self.task, self.copied):

@@ -51,6 +51,22 @@ class Processes:
             return value
         return broadcast_object_list([value])[0]
 
+    def read_as_main(self, read: Callable[[], Result]) -> tuple[Result | None, str]:
+        """What is read where the main process can read it too, or None and what it met; all go the same way.
+
+        Raises CheckpointError where the main process can read it and this one cannot.
+        """
+        result, problem = None, None
+        try:
+            result = read()
+        except CheckpointError as error:
+            problem = error
+        if met := self.agree(str(problem or "")):
+            return None, met
+        if problem:
+            raise problem
+        return result, ""
+
     def gather(self, value: Any) -> list[Any]:
         """Every process's value, in their order."""
         return gather_object([value])

@@ -48,7 +48,10 @@ def _take(path: Path) -> TextIO:
     """The open, locked file of that name."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:  # who had it has just removed the folder
+            continue
         if fcntl is None:
             return file
         try:
@@ -68,6 +71,7 @@ def _take(path: Path) -> TextIO:
                 f"{path.parent} is being trained by {holder}; wait for its end or stop it, or train another run with "
                 "--trainer.run NAME"
             ) from error
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
         file.close()  # who had it has just removed it, and the folder too where that was empty

@@ -209,7 +209,8 @@ def test_a_full_disk_for_checkpoint_and_export(workshop, trained, tmp_path, caps
     assert "no checkpoint at step 3" in errors
     last = errors.splitlines()[-1]
     assert last.startswith(f"error: the test figures could not be written to {tmp_path / 'run' / 'best'} (")
-    assert last.endswith(f"); free some space and go on with: captioner train tiny --resume {tmp_path / 'run'}")
+    # Going on with the training would be to take the third step again.
+    assert last.endswith(f"); free some space and go on with: captioner evaluate {tmp_path / 'run/best'} --update-card")
     assert {path: path.read_bytes() for path in before} == before
     assert workshop.train(*words) == 0
     assert (tmp_path / "run" / "step-00000003").is_dir()

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from tiny_shards import write_shards
 from tiny_workshop import write_photos
 
-from captioner import publish, resources, scoring
+from captioner import publish, resources, scoring, uploads, whole_writes
 from captioner.commands import prepare
+from captioner.evaluation import result_files
 from captioner.run_folder import exported_step, read_settings
 from captioner.tasks.captioning import CaptioningTask
-from captioner.training import checkpoint
+from captioner.training import checkpoint, tracking
 
 LONG = ("--trainer.max-steps", "0", "--trainer.epochs", "4")  # of three steps
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,30 @@ def test_a_resume_that_is_refused_gives_nothing_up(workshop, copied, told):
     assert contents(copied) == before
 
 
+def test_a_run_goes_on_under_its_own_name(workshop, copied, told):
+    (copied / ".step-00000015.writing").mkdir()  # as if another process were saving
+    before = contents(copied.parent)
+    assert workshop.train("--resume", str(copied), "--trainer.run", "other") == 2
+    assert told().startswith(
+        f"error: --resume {copied} goes on in {copied}, not in {copied.parent / 'other'}: drop --trainer.run and "
+    )
+    assert contents(copied.parent) == before
+    assert (copied / ".step-00000015.writing").exists()
+    assert not (copied.parent / "other").exists()
+
+
+@pytest.mark.parametrize("lost", [["evaluation-test.json"], ["best"]])
+def test_a_finished_model_without_checkpoints_is_not_begun_anew(workshop, copied, told, lost):
+    for path in [*copied.glob("step-*"), *(copied / name for name in lost)]:
+        whole_writes.remove(path)
+    before = contents(copied)
+    words = ["--trainer.folder", str(copied.parent), "--trainer.run", "copied"]
+    assert workshop.train(*words, "--resume", "auto") == 2
+    assert told().startswith(f"error: {copied} has an evaluated best model and no checkpoint to go on from: start")
+    assert contents(copied) == before
+    assert workshop.train(*words, "--trainer.overwrite") == 0
+
+
 def test_two_processes_do_not_train_one_run(workshop, copied, told):
     code = "import sys, time; from pathlib import Path; from captioner.training.run_lock import locked_run\n"
     code += "with locked_run(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
@@ -179,6 +204,73 @@ def test_a_polite_kill_with_a_full_disk_is_no_success(workshop, tmp_path, monkey
     )
 
 
+def fill_disk_after(patch, step):
+    """Let no checkpoint after that of a step find space."""
+    save_file = checkpoint.save_file
+
+    def save(tensors, path):
+        if f"step-{step:08d}" not in path.parent.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, path)
+
+    patch.setattr(checkpoint, "save_file", save)
+
+
+def test_the_best_model_of_steps_that_could_not_be_saved_stays(workshop, tmp_path, monkeypatch, capsys):
+    def write_nothing(path, *contents):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        score(patch, [1.0, 2.0, 3.0, 1.0])
+        fill_disk_after(patch, 3)
+        patch.setattr(result_files, "write_result", write_nothing)
+        assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "full", *LONG) == 2
+    *_, said, error = capsys.readouterr().err.splitlines()
+    command = f"captioner evaluate {run / 'best'} --update-card"
+    assert said == f"the steps after step 3 are not saved; {run / 'best'} is whole, evaluate it with: {command}"
+    assert error.endswith(f"(No space left on device); free some space and go on with: {command}")
+    before = contents(run / "best")
+    with monkeypatch.context() as patch:
+        before_loss(patch, 2, cut_power)
+        with pytest.raises(SystemError):
+            workshop.train("--resume", str(run))
+    assert exported_step(run) == 9
+    assert contents(run / "best") == before
+    score(monkeypatch, [2.0, 3.0, 1.0])
+    assert workshop.train("--resume", str(run)) == 0
+    assert exported_step(run) == 9
+
+
+def test_a_run_whose_last_steps_are_not_saved_is_no_success(workshop, tmp_path, monkeypatch):
+    fill_disk_after(monkeypatch, 3)
+    assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "full", *LONG) == 1
+    assert (tmp_path / "full" / "evaluation-test.json").exists()
+
+
+def test_a_stop_after_steps_that_are_not_saved_is_no_success(workshop, tmp_path, monkeypatch, capsys):
+    fill_disk_after(monkeypatch, 3)
+    monkeypatch.setattr(scoring, "evaluate_captioner", send(signal.SIGTERM))
+    assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "full", *LONG) == 1
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(f"evaluate it with: captioner evaluate {tmp_path / 'full' / 'best'} --update-card")
+    )
+
+
+def test_figures_of_a_model_that_is_trained_on_do_not_stay(workshop, copied, monkeypatch):
+    assert (copied / "evaluation-test.json").exists()
+    with monkeypatch.context() as patch:
+        before_loss(patch, 2, cut_power)
+        with pytest.raises(SystemError):
+            workshop.train("--resume", str(copied), "--trainer.epochs", "5")
+    assert not (copied / "evaluation-test.json").exists()
+    assert workshop.train("--resume", str(copied)) == 0
+    assert (copied / "evaluation-test.json").exists()
+    assert not [*copied.glob(".*")]
+
+
 def test_the_command_to_go_on_with_can_be_typed_as_it_is(workshop, tmp_path, monkeypatch, capsys):
     before_loss(monkeypatch, 2, send(signal.SIGTERM))
     run = tmp_path / "a folder" / "it's"
@@ -232,8 +324,46 @@ class TestASignalOutsideOfTraining:
         before = contents(copied)
         monkeypatch.setattr(resources, "load_encoder", send(number))
         assert workshop.train("--resume", str(copied)) == status
-        assert told() == f"stopped by {number.name}; go on with: captioner train tiny --resume {copied}\n"
+        assert told() == (
+            f"stopped by {number.name}; training had not begun, what is prepared is kept; start it with the same "
+            "command\n"
+        )
         assert contents(copied) == before
+
+    def test_while_the_trackers_open(self, workshop, tmp_path, monkeypatch, capsys, number, status):
+        words = ["--trainer.folder", str(tmp_path), "--trainer.run", "new"]
+        with monkeypatch.context() as patch:
+            patch.setattr(tracking, "open_trackers", send(number))
+            assert workshop.train(*words) == status
+        assert "; training had not begun, what is prepared is kept; start it" in capsys.readouterr().err
+        assert workshop.train(*words) == 0
+
+    def test_while_the_trackers_close(self, workshop, tmp_path, monkeypatch, capsys, number, status):
+        monkeypatch.setattr(tracking.Trackers, "close", send(number))
+        assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "new") == status
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stopped by {number.name}; the run is trained and not evaluated yet; evaluate it with: "
+            f"captioner train tiny --resume {tmp_path / 'new'}"
+        )
+
+    def test_while_the_trackers_of_a_stopped_run_close(self, workshop, copied, monkeypatch, capsys, number, status):
+        before_loss(monkeypatch, 2, send(number))
+        monkeypatch.setattr(tracking.Trackers, "close", send(number))
+        assert workshop.train("--resume", str(copied / "step-00000006")) == status
+        assert (copied / "step-00000008").exists()
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stopped by {number.name}; go on with: captioner train tiny --resume {copied}"
+        )
+
+    def test_while_the_last_upload_runs(self, workshop, copied, monkeypatch, capsys, number, status):
+        for name in ("submit", "stop"):
+            monkeypatch.setattr(uploads.BackgroundUploads, name, lambda *words, **options: None)
+        monkeypatch.setattr(uploads.BackgroundUploads, "finish", send(number))
+        assert workshop.train("--resume", str(copied), "--hub.repo-id", "me/captioner") == status
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"stopped by {number.name}; the run is trained and evaluated, only its upload is not done; upload it with: "
+            f"captioner push {copied / 'best'} me/captioner"
+        )
 
     def test_in_the_evaluation(self, workshop, copied, monkeypatch, capsys, number, status):
         monkeypatch.setattr(scoring, "evaluate_captioner", send(number))

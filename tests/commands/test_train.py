@@ -82,11 +82,24 @@ def test_a_run_is_not_written_over(workshop, trained, told):
 
 
 def test_overwriting_replaces_the_run(workshop, copied):
-    (copied / "old.txt").write_text("")
+    (copied / "mine.txt").write_text("precious")
+    (copied / "report").mkdir()
     words = ["--trainer.run", "copied", "--trainer.folder", str(copied.parent), "--trainer.overwrite"]
     assert workshop.train(*words, "--trainer.max-steps", "1") == 0
-    assert not (copied / "old.txt").exists()
-    assert (copied / "step-00000001").is_dir()
+    assert (copied / "mine.txt").read_text() == "precious"
+    assert not (copied / "report").exists()
+    assert [path.name for path in copied.glob("step-*")] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("words", [[], ["--trainer.overwrite"]])
+def test_a_folder_that_is_no_run_is_not_written_over(workshop, tmp_path, told, words):
+    (tmp_path / "mine" / "best").mkdir(parents=True)
+    (tmp_path / "mine" / "precious.txt").write_text("precious")
+    assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "mine", *words) == 2
+    assert told() == (
+        f"error: {tmp_path / 'mine'} is there already and holds no run; name another folder with --trainer.run\n"
+    )
+    assert contents(tmp_path) == {"mine/precious.txt": b"precious"}
 
 
 def test_a_run_goes_on(workshop, copied):
@@ -146,6 +159,10 @@ def test_automatic_resuming_starts_and_then_goes_on(workshop, tmp_path):
     assert read_settings(tmp_path / "r")[1].optim.lr == 0.02
     for folder in (tmp_path / "r").glob("step-*"):  # killed before its first checkpoint, with an export already
         shutil.rmtree(folder)
+    (tmp_path / "r" / "evaluation-test.json").unlink()
+    metrics = json.loads((tmp_path / "r" / "best" / "metrics.json").read_text())
+    del metrics["test"]
+    (tmp_path / "r" / "best" / "metrics.json").write_text(json.dumps(metrics))
     assert workshop.train(*words, "--trainer.max-steps", "1") == 0
     assert [line["step"] for line in read_lines(tmp_path / "r") if "train/loss" in line] == [1]
 

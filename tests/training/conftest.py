@@ -1,5 +1,6 @@
 """A whole captioning run in small: an encoder with batch norm, dropout, three views of an image, two batches a step."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,20 +120,23 @@ class TinyRun:
         found = find_checkpoint(resume) if resume else None
         step = found[1]["step"] if found else 0
 
-        def begin() -> Trackers:
-            give_up_future(self.folder, step)
-            return open_trackers(settings.tracking, run=self.folder, config={}, resume_step=step)
+        with contextlib.ExitStack() as opened:
 
-        return fit(
-            task,
-            settings,
-            accelerator=accelerator(settings),
-            run=self.folder,
-            begin=begin,
-            on_best=on_best,
-            has_best=has_best,
-            resume=found,
-        )
+            def begin() -> Trackers:
+                give_up_future(self.folder, step)
+                trackers = open_trackers(settings.tracking, run=self.folder, config={}, resume_step=step)
+                return opened.enter_context(contextlib.closing(trackers))
+
+            return fit(
+                task,
+                settings,
+                accelerator=accelerator(settings),
+                run=self.folder,
+                begin=begin,
+                on_best=on_best,
+                has_best=has_best,
+                resume=found,
+            )
 
     def files(self) -> dict[str, bytes]:
         """Contents of the newest checkpoint's files and of metrics.jsonl."""

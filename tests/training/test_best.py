@@ -1,14 +1,20 @@
 """The best model: which it is, that its checkpoint stays, and that its export comes back."""
 
 import errno
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from line_task import LineTask, make_settings, steps_saved, train
 from safetensors import SafetensorError
 
+from captioner.errors import CheckpointError
 from captioner.training import checkpoint
+from captioner.training.device import build_accelerator
+from captioner.training.processes import Processes
+from captioner.training.signals import InterruptedTrainingError
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,56 @@ def test_failed_export_is_made_up_for_at_the_end(tmp_path, caplog, error):
     last = checkpoint.read_tensors(tmp_path / "step-00000015", "model")
     torch.testing.assert_close(dict(task.module.state_dict()), last, rtol=0, atol=0)
     assert not torch.equal(saved["0.weight"], last["0.weight"])
+
+
+@pytest.mark.parametrize("export", [1, 2])  # the first is that of a best model that is missing when the run goes on
+def test_a_signal_during_the_export_at_either_end_is_heard(tmp_path, export):
+    train(LineTask([1.0, 3.0, 2.0]), tmp_path, make_settings(epochs=3))
+    task = LineTask([4.0])
+    exports = Exports(task, None, OSError(errno.ENOSPC, "No space left on device")) if export == 2 else Exports(task)
+    on_best = exports.on_best
+
+    def stop(metrics):
+        on_best(metrics)
+        if len(exports.scores) == export:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    exports.on_best = stop
+    with pytest.raises(InterruptedTrainingError) as stopped:
+        train(task, tmp_path, make_settings(epochs=4), resume=tmp_path, **exports.options)
+    assert stopped.value.saved == tmp_path / f"step-000000{[15, 20][export - 1]}"
+    assert exports.scores == [3.0, 4.0][:export]
+
+
+def test_the_main_process_decides_whether_the_best_can_be_read(tmp_path, monkeypatch):
+    processes = Processes(build_accelerator(make_settings()))
+
+    def fail():
+        raise CheckpointError("it is damaged")
+
+    assert processes.read_as_main(fail) == (None, "it is damaged")
+    assert processes.read_as_main(lambda: 7) == (7, "")
+    monkeypatch.setattr(processes, "agree", lambda value: "the main one's is damaged")
+    assert processes.read_as_main(lambda: 7) == (None, "the main one's is damaged")
+    monkeypatch.setattr(processes, "agree", lambda value: "")
+    with pytest.raises(CheckpointError, match=r"^it is damaged$"):
+        processes.read_as_main(fail)
+
+
+def test_a_full_disk_that_has_space_at_the_end_costs_no_step(tmp_path, monkeypatch):
+    save_file, tried = checkpoint.save_file, []
+
+    def fill_disk(tensors, path):
+        if "step-00000010" in path.parent.name and path.parent not in tried:
+            tried.append(path.parent)
+            if len(tried) == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", fill_disk)
+    train(LineTask([1.0, 2.0]), tmp_path, make_settings(epochs=2))
+    assert tried
+    assert steps_saved(tmp_path) == [5, 10]
 
 
 def test_a_best_model_that_is_neither_exported_nor_saved_gives_way_to_a_lesser_one(tmp_path, monkeypatch):

@@ -74,6 +74,22 @@ def test_the_lock_counts_also_where_the_file_was_removed_meanwhile(tmp_path, mon
         assert (tmp_path / ".lock").exists()
 
 
+def test_the_folder_may_go_just_before_the_lock_is_taken(tmp_path, monkeypatch):
+    """Its last holder removes it when it was empty."""
+    run, open_file, opened = tmp_path / "run", Path.open, []
+
+    def remove_first(path, *words, **options):
+        opened.append(path)
+        if len(opened) == 1:
+            run.rmdir()
+        return open_file(path, *words, **options)
+
+    monkeypatch.setattr(Path, "open", remove_first)
+    with locked_run(run):
+        assert (run / ".lock").exists()
+    assert len(opened) == 2
+
+
 def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
     def refuse(file, operation):
         raise OSError(errno.ENOTSUP, "Operation not supported")

@@ -17,6 +17,8 @@ from captioner import Captioner
 from captioner.api import Caption
 from captioner.commands.caption_outputs import Captioned
 
+COLUMNS = "path, caption, confidence, score, truncated"
+
 
 def test_standard_input(run, texts, monkeypatch):
     data = io.BytesIO(Path("b.jpg").read_bytes())
