@@ -2,6 +2,7 @@
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def _written(caption: "Caption") -> float:
     return round(caption.confidence, 4)
 
 
-class CaptionFile:
+class CaptionFile(ABC):
     """A file that grows by one line an image."""
 
     def __init__(self, path: Path, least: float | None = None) -> None:
@@ -80,15 +81,17 @@ class CaptionFile:
             kept = [line for line in _whole_lines(self.path) if self._path_of(line) not in dropped]
             write_text(self.path, b"".join(kept).decode())
 
+    @abstractmethod
     def write(self, result: Captioned) -> None:
         """Add one image's captions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self, lines: list[bytes]) -> list[Written]:
-        raise NotImplementedError
+        """The images and captions in these lines."""
 
+    @abstractmethod
     def _path_of(self, line: bytes) -> str:
-        raise NotImplementedError
+        """The image that a line is of."""
 
 
 class JsonLinesOutput(CaptionFile):

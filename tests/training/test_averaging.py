@@ -1,10 +1,10 @@
 """The average of the weights: by hand, in the place of the weights, and through a whole run."""
 
-import signal
 from dataclasses import replace
 
 import pytest
 import torch
+from interruptions import stop_at_eight
 from torch import nn
 
 from captioner.errors import CheckpointError
@@ -98,16 +98,6 @@ def test_the_average_is_validated_and_exported_and_does_not_touch_what_is_learnt
 
 
 def test_the_average_goes_on_exactly(tiny_run, make_run, averaging):
-    def stop_at_eight(task):
-        loss, numbers = task.loss, iter(range(1, 11))
-
-        def stopping_loss(batch):
-            if next(numbers) == 8:
-                signal.raise_signal(signal.SIGTERM)
-            return loss(batch)
-
-        task.loss = stopping_loss
-
     with pytest.raises(InterruptedTrainingError):
         tiny_run.train(settings=averaging, alter=stop_at_eight)
     tiny_run.train(settings=averaging, resume=tiny_run.folder, seed=1)

@@ -1,26 +1,15 @@
 """torch.compile changes how a network is computed, and neither what a run holds nor how it goes on."""
 
-import signal
 from dataclasses import replace
 
 import pytest
+from interruptions import stop_at_eight
 
 from captioner.training import checkpoint
 from captioner.training.signals import InterruptedTrainingError
 from captioner.training.tracking import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the compiler's own
-
-
-def stop_at_eight(task):
-    loss, numbers = task.loss, iter(range(1, 100))
-
-    def stopping_loss(batch):
-        if next(numbers) == 8:
-            signal.raise_signal(signal.SIGTERM)
-        return loss(batch)
-
-    task.loss = stopping_loss
 
 
 def read_losses(folder):

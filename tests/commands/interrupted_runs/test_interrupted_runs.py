@@ -1,4 +1,4 @@
-"""`captioner train` that is stopped, refused, resumed in another way, or finds less than it left behind."""
+"""`captioner train` that is killed, refused, resumed in another way, or finds less than it left behind."""
 
 import errno
 import json
@@ -10,69 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from breaking import LONG, before_loss, contents, cut_power, read_lines, score, send
 from safetensors.torch import load_file
 from tiny_shards import write_shards
 from tiny_workshop import write_photos
 
-from captioner import publish, resources, scoring, uploads, whole_writes
+from captioner import publish, scoring, whole_writes
 from captioner.commands import prepare
 from captioner.evaluation import result_files
 from captioner.run_folder import exported_step, read_settings
-from captioner.tasks.captioning import CaptioningTask
-from captioner.training import checkpoint, tracking
+from captioner.training import checkpoint
 
-LONG = ("--trainer.max-steps", "0", "--trainer.epochs", "4")  # of three steps
-ROOT = Path(__file__).parents[2]
-
-
-def read_lines(run: Path, name: str = "train/loss") -> list[dict]:
-    return [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if name in line]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="module")
-def long(workshop) -> Path:
-    """A run of four epochs, each better than the one before; tests copy it."""
-    with pytest.MonkeyPatch.context() as patch:
-        score(patch, [1.0, 2.0, 3.0, 4.0])
-        assert workshop.train("--trainer.run", "long", "--trainer.keep", "4", *LONG) == 0
-    return workshop.checkpoints / "long"
-
-
-@pytest.fixture
-def copied(long, tmp_path) -> Path:
-    """A run that a test may change."""
-    shutil.copytree(long, tmp_path / "runs" / "copied")
-    return tmp_path / "runs" / "copied"
-
-
-def score(patch, scores):
-    """Let validations find these, in turn."""
-    validate, scores = CaptioningTask.validate, [*scores]
-    patch.setattr(CaptioningTask, "validate", lambda task: validate(task) | {"CIDEr-D": scores.pop(0)})
-
-
-def before_loss(patch, number, act):
-    """Do something before the loss of the batch of that number, from 1."""
-    loss, numbers = CaptioningTask.loss, iter(range(1, 1000))
-
-    def acting_loss(task, batch):
-        if next(numbers) == number:
-            act()
-        return loss(task, batch)
-
-    patch.setattr(CaptioningTask, "loss", acting_loss)
-
-
-def cut_power():
-    raise SystemError("power cut")
-
-
-def send(number):
-    return lambda *words, **options: os.kill(os.getpid(), number)
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_kill_does_not_bring_back_the_steps_that_were_given_up(workshop, copied, monkeypatch):
@@ -307,83 +256,3 @@ def test_other_shards_are_refused_before_anything_is_recorded(workshop, tmp_path
     assert workshop.train("--resume", str(run), "--optim.lr", "0.5", "--trainer.max-steps", "4") == 2
     assert "the shards are not those that the run was stopped in" in told()
     assert contents(run) == before
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-class TestASignalOutsideOfTraining:
-    def test_before_a_run_has_begun(self, workshop, tmp_path, monkeypatch, told, number, status):
-        monkeypatch.setattr(resources, "load_encoder", send(number))
-        assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "new") == status
-        assert told() == (
-            f"stopped by {number.name}; training had not begun, what is prepared is kept; start it with the same "
-            "command\n"
-        )
-        assert not (tmp_path / "new").exists()
-
-    def test_before_a_run_goes_on(self, workshop, copied, monkeypatch, told, number, status):
-        before = contents(copied)
-        monkeypatch.setattr(resources, "load_encoder", send(number))
-        assert workshop.train("--resume", str(copied)) == status
-        assert told() == (
-            f"stopped by {number.name}; training had not begun, what is prepared is kept; start it with the same "
-            "command\n"
-        )
-        assert contents(copied) == before
-
-    def test_while_the_trackers_open(self, workshop, tmp_path, monkeypatch, capsys, number, status):
-        words = ["--trainer.folder", str(tmp_path), "--trainer.run", "new"]
-        with monkeypatch.context() as patch:
-            patch.setattr(tracking, "open_trackers", send(number))
-            assert workshop.train(*words) == status
-        assert "; training had not begun, what is prepared is kept; start it" in capsys.readouterr().err
-        assert workshop.train(*words) == 0
-
-    def test_while_the_trackers_close(self, workshop, tmp_path, monkeypatch, capsys, number, status):
-        monkeypatch.setattr(tracking.Trackers, "close", send(number))
-        assert workshop.train("--trainer.folder", str(tmp_path), "--trainer.run", "new") == status
-        assert capsys.readouterr().err.splitlines()[-1] == (
-            f"stopped by {number.name}; the run is trained and not evaluated yet; evaluate it with: "
-            f"captioner train tiny --resume {tmp_path / 'new'}"
-        )
-
-    def test_while_the_trackers_of_a_stopped_run_close(self, workshop, copied, monkeypatch, capsys, number, status):
-        before_loss(monkeypatch, 2, send(number))
-        monkeypatch.setattr(tracking.Trackers, "close", send(number))
-        assert workshop.train("--resume", str(copied / "step-00000006")) == status
-        assert (copied / "step-00000008").exists()
-        assert capsys.readouterr().err.splitlines()[-1] == (
-            f"stopped by {number.name}; go on with: captioner train tiny --resume {copied}"
-        )
-
-    def test_while_the_last_upload_runs(self, workshop, copied, monkeypatch, capsys, number, status):
-        for name in ("submit", "stop"):
-            monkeypatch.setattr(uploads.BackgroundUploads, name, lambda *words, **options: None)
-        monkeypatch.setattr(uploads.BackgroundUploads, "finish", send(number))
-        assert workshop.train("--resume", str(copied), "--hub.repo-id", "me/captioner") == status
-        assert capsys.readouterr().err.splitlines()[-1] == (
-            f"stopped by {number.name}; the run is trained and evaluated, only its upload is not done; upload it with: "
-            f"captioner push {copied / 'best'} me/captioner"
-        )
-
-    def test_in_the_evaluation(self, workshop, copied, monkeypatch, capsys, number, status):
-        monkeypatch.setattr(scoring, "evaluate_captioner", send(number))
-        assert workshop.train("--resume", str(copied)) == status
-        assert capsys.readouterr().err.splitlines()[-1] == (
-            f"stopped by {number.name}; the run is trained and not evaluated yet; evaluate it with: "
-            f"captioner train tiny --resume {copied}"
-        )
-        monkeypatch.undo()
-        assert workshop.train("--resume", str(copied)) == 0
-
-
-def test_a_second_signal_loses_the_steps_since_the_newest_checkpoint_and_says_so(workshop, copied, monkeypatch, capsys):
-    def insist():
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    before_loss(monkeypatch, 2, insist)
-    assert workshop.train("--resume", str(copied / "step-00000006")) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "stopped by SIGTERM; the steps since the newest checkpoint are lost; go on with: "
-        f"captioner train tiny --resume {copied}"
-    )
