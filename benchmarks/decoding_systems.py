@@ -82,19 +82,14 @@ def _by_batch(memory: Tensor, settings: DecodingSettings, captions: Callable[[Te
 
 def as_encoder_decoder(decoder: TransformerDecoder, special: SpecialTokens) -> torch.nn.Module:
     """A VisionEncoderDecoderModel with GPT-2 as decoder, which has the same blocks, holding the decoder's weights."""
-    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+    from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    from benchmarks.gpt2_peer import as_gpt2
 
     shape = decoder.settings
-    text = GPT2Config(
-        vocab_size=decoder.token_embedding.num_embeddings,
-        n_positions=shape.max_length,
-        n_embd=shape.width,
-        n_layer=shape.layers,
-        n_head=shape.heads,
-        n_inner=shape.feedforward * shape.width,
-        activation_function="gelu",
-        add_cross_attention=True,
-        is_decoder=True,
+    text = as_gpt2(
+        shape,
+        decoder.token_embedding.num_embeddings,
         tie_word_embeddings=False,
         bos_token_id=special.start,
         eos_token_id=special.end,

@@ -23,7 +23,7 @@ from datasets import DatasetDict
 from benchmarks.figures import add_output, add_threads, use_threads, write_figures
 from benchmarks.large_cache import train_on_many
 from benchmarks.roofline import describe_machine, measure_ceilings
-from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
+from benchmarks.training_work import Work, describe_encoder, open_work, prepare_asked
 from benchmarks.turns import Contestant
 from captioner.build import ENCODED_IMAGES, feature_recipe, frozen_encode, loading_options
 from captioner.data.encoded_images import EncodedImages
@@ -87,15 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     content = describe_machine(measure_ceilings(device, time.perf_counter), device)
     with tempfile.TemporaryDirectory() as folder:
-        work = prepare_work(
-            Path(folder),
-            data=options.data,
-            images=options.images,
-            batch_images=options.batch_images,
-            precision="fp32",
-            device=options.device,
-            tiny=options.tiny,
-        )
+        work = prepare_asked(options, folder)
         resources, settings = open_work(work), work.settings
         if options.encoder:
             encoder = replace(settings.encoder, config="", name=options.encoder, image_size=0)

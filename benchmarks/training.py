@@ -20,7 +20,7 @@ import torch
 from benchmarks.figures import add_output, add_threads, use_threads, write_figures
 from benchmarks.roofline import describe_machine, measure_ceilings
 from benchmarks.training_systems import SYSTEMS
-from benchmarks.training_work import Work, describe_encoder, open_work, prepare_work
+from benchmarks.training_work import Work, describe_encoder, open_work, prepare_asked
 from benchmarks.turns import Contestant, take_turns
 from captioner.build import open_features
 from captioner.models.packed_weights import multiplies_bf16
@@ -59,15 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     machine = describe_machine(measure_ceilings(device, time.perf_counter), device)
     with tempfile.TemporaryDirectory() as folder:
-        work = prepare_work(
-            Path(folder),
-            data=options.data,
-            images=options.images,
-            batch_images=options.batch_images,
-            precision=options.precision,
-            device=options.device,
-            tiny=options.tiny,
-        )
+        work = prepare_asked(options, folder, precision=options.precision)
         open_features(work.settings, open_work(work), (TRAIN, VALIDATION))  # for the systems that share it
         content = {"work": describe_work(work), "precision": options.precision, **machine}
         print("\n".join(f"{name}: {value}" for name, value in content.items()))

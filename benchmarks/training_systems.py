@@ -126,23 +126,18 @@ def build_peer(work: Work, tokenizer: CaptionTokenizer) -> torch.nn.Module:
 
     What costs GPT-2 time and the project does not do is off: dropout of attention weights, the cache of ``generate()``.
     """
-    from transformers import AutoConfig, GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel
+    from transformers import AutoConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel
+
+    from benchmarks.gpt2_peer import as_gpt2
 
     shape = work.settings.decoder
-    text = GPT2Config(
-        vocab_size=work.vocabulary,
-        n_positions=shape.max_length,
-        n_embd=shape.width,
-        n_layer=shape.layers,
-        n_head=shape.heads,
-        n_inner=shape.feedforward * shape.width,
-        activation_function="gelu",
+    text = as_gpt2(
+        shape,
+        work.vocabulary,
         resid_pdrop=shape.dropout,
         embd_pdrop=shape.dropout,
         attn_pdrop=0.0,
         use_cache=False,
-        add_cross_attention=True,
-        is_decoder=True,
         tie_word_embeddings=shape.tie_embeddings,
         bos_token_id=tokenizer.start_id,
         eos_token_id=tokenizer.end_id,

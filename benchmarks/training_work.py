@@ -1,5 +1,6 @@
 """The work of ``benchmarks.training``: shapes, and a folder with captions, a tokenizer and image features."""
 
+import argparse
 import functools
 import json
 from dataclasses import dataclass, replace
@@ -68,6 +69,19 @@ class Work:
     def batch_pairs(self) -> int:
         """Pairs of a batch with five captions an image."""
         return 5 * self.settings.trainer.batch_images
+
+
+def prepare_asked(options: argparse.Namespace, folder: str, *, precision: str = "fp32") -> Work:
+    """``prepare_work`` as the benchmarks' flags ask for it."""
+    return prepare_work(
+        Path(folder),
+        data=options.data,
+        images=options.images,
+        batch_images=options.batch_images,
+        precision=precision,
+        device=options.device,
+        tiny=options.tiny,
+    )
 
 
 def prepare_work(
